@@ -1,0 +1,199 @@
+"""Every Prometheus series of the service, named once, on a registry of its own.
+
+Series are bounded: labels take values from fixed sets only, never a prompt, session, path or other free text.
+Dashboards, alerts and tests read the names from here.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import disable_created_metrics as _disable_created
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.jobs import CANCEL_CAUSES, Stage, Timings
+
+LATENCY_BUCKETS: Final = (
+    0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600,
+)  # fmt: skip
+"""Seconds. Knative's own histograms stop at 10 s; a request here may take 600."""
+
+STAGES: Final[tuple[str, ...]] = get_args(Stage)
+COLD_START_PARTS: Final = ("imports", "weights", "warm_up", "total")
+STATES: Final = ("starting", "loading", "ready", "busy", "draining", "failed")
+ENDPOINTS: Final = ("txt2img", "img2img", "generate", "extras", "interrogate", "other")
+"""Kinds of request; everything that makes no image is "other"."""
+METHODS: Final = ("GET", "POST", "HEAD", "OPTIONS", "other")
+OUTCOMES: Final = (
+    "ok", "bad_request", "queue_full", "draining", "not_ready", "deadline", "cancelled", "out_of_memory",
+    "device_lost", "error",
+)  # fmt: skip
+CACHES: Final = ("conditioning", "checkpoint")
+
+_disable_created()
+
+
+class Metrics:
+    """The series of one process (one application). Thread-safe, as prometheus-client is."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._device_since: float | None = None
+        one = self.registry
+        self.requests = Counter(
+            "sd_requests_total",
+            "Requests for images, by kind and how they ended.",
+            ["endpoint", "outcome"],
+            registry=one,
+        )
+        self.http_requests = Counter(
+            "sd_http_requests_total",
+            "HTTP requests on every route, by kind, method and status code.",
+            ["endpoint", "method", "code"],
+            registry=one,
+        )
+        self.request_duration = Histogram(
+            "sd_request_duration_seconds",
+            "Seconds from the arrival of a request for images to its last byte, by kind.",
+            ["endpoint"],
+            buckets=LATENCY_BUCKETS,
+            registry=one,
+        )
+        self.stage_duration = Histogram(
+            "sd_stage_duration_seconds",
+            "Seconds that a request spent in a stage.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=one,
+        )
+        self.images = Counter("sd_images_total", "Images made.", registry=one)
+        self.pixels = Counter("sd_pixels_total", "Pixels of the images made.", registry=one)
+        self.steps = Counter("sd_steps_total", "Sampler steps done, per image.", registry=one)
+        self.device_seconds = Counter(
+            "sd_device_seconds_total", "Seconds for which a request held the device.", registry=one
+        )
+        self.in_flight = Gauge("sd_in_flight", "Requests on the device now: 0 or 1.", registry=one)
+        self.queue_depth = Gauge("sd_queue_depth", "Requests that wait for the device.", registry=one)
+        self.queue_limit = Gauge("sd_queue_limit", "Most requests that may wait (SD_QUEUE_SIZE).", registry=one)
+        self.request_timeout = Gauge(
+            "sd_request_timeout_seconds", "Deadline of a request (SD_REQUEST_TIMEOUT).", registry=one
+        )
+        self.cancellations = Counter(
+            "sd_cancellations_total", "Requests that were cancelled, by cause.", ["cause"], registry=one
+        )
+        self.errors = Counter(
+            "sd_errors_total", "Errors answered, by code of the exception tree.", ["code"], registry=one
+        )
+        self.cold_start = Gauge(
+            "sd_cold_start_seconds", "Seconds this process took to get ready, by part.", ["part"], registry=one
+        )
+        self.state = Gauge(
+            "sd_lifecycle_state", "1 for the state the process is in, 0 for the others.", ["state"], registry=one
+        )
+        self.state_changes = Counter(
+            "sd_readiness_changes_total", "Times that readiness turned on or off.", ["to"], registry=one
+        )
+        self.model_info = Gauge(
+            "sd_model_info", "1 for the checkpoint in use.", ["model", "hash", "device", "dtype"], registry=one
+        )
+        self.cache_hits = Counter("sd_cache_hits_total", "Look-ups that a cache answered.", ["cache"], registry=one)
+        self.cache_misses = Counter(
+            "sd_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], registry=one
+        )
+        self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
+        running = Gauge(
+            "sd_running_seconds", "Seconds for which the running request has held the device.", registry=one
+        )
+        running.set_function(self._running_seconds)
+        ProcessCollector(registry=one)
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+        for cause in CANCEL_CAUSES:
+            self.cancellations.labels(cause)
+        for part in COLD_START_PARTS:
+            self.cold_start.labels(part)
+        for cache in CACHES:
+            self.cache_hits.labels(cache)
+            self.cache_misses.labels(cache)
+        for to in ("ready", "not_ready"):
+            self.state_changes.labels(to)
+        for endpoint in ("txt2img", "img2img", "generate"):
+            self.request_duration.labels(endpoint)
+            for outcome in OUTCOMES:
+                self.requests.labels(endpoint, outcome)
+        for code in ("out_of_memory", "queue_full", "deadline", "device_lost", "model", "internal"):
+            self.errors.labels(code)
+
+    def _running_seconds(self) -> float:
+        since = self._device_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def device_taken(self) -> None:
+        """A request has the device from now on."""
+        self._device_since = time.monotonic()
+        self.in_flight.set(1)
+
+    def device_freed(self) -> None:
+        """The device is idle from now on."""
+        if self._device_since is not None:
+            self.device_seconds.inc(time.monotonic() - self._device_since)
+        self._device_since = None
+        self.in_flight.set(0)
+
+    def request_done(self, endpoint: str, outcome: str, seconds: float) -> None:
+        """A request for images was answered (or given up) ``seconds`` after its arrival."""
+        self.requests.labels(_bounded(endpoint, ENDPOINTS), outcome if outcome in OUTCOMES else "error").inc()
+        self.request_duration.labels(_bounded(endpoint, ENDPOINTS)).observe(seconds)
+
+    def http_done(self, endpoint: str, method: str, status: int) -> None:
+        """An HTTP exchange ended; names from outside the fixed sets count as "other"."""
+        code = str(status) if 100 <= status <= 599 else "other"
+        self.http_requests.labels(_bounded(endpoint, ENDPOINTS), _bounded(method, METHODS), code).inc()
+
+    def observe(self, timings: Timings) -> None:
+        """Count the stages of one request."""
+        for stage, seconds in timings.stages.items():
+            self.stage_duration.labels(stage).observe(seconds)
+
+    def set_state(self, state: str) -> None:
+        """The process is in ``state`` (one of :data:`STATES`) now."""
+        for name in STATES:
+            self.state.labels(name).set(1 if name == state else 0)
+
+    def set_model(self, model: str, short_hash: str, device: str, dtype: str) -> None:
+        """The checkpoint in use; the previous one's series goes, so that there is only ever one."""
+        self.model_info.clear()
+        self.model_info.labels(model, short_hash, device, dtype).set(1)
+
+    def watch_device_memory(self, read: Callable[[], dict[str, int]]) -> None:
+        """Export ``sd_gpu_memory_bytes{kind}`` from ``read`` at each scrape; an empty answer exports nothing."""
+        self.registry.register(_DeviceMemory(read))
+
+    def render(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _DeviceMemory(Collector):
+    """Device memory read at scrape time; absent where there is no such device."""
+
+    def __init__(self, read: Callable[[], dict[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._read()
+        if values:
+            family = GaugeMetricFamily(
+                "sd_gpu_memory_bytes",
+                "Device memory: total and used of the card or slice, allocated and reserved by this process.",
+                labels=["kind"],
+            )
+            for kind, value in values.items():
+                family.add_metric([kind], value)
+            yield family
+
+
+def _bounded(value: str, allowed: tuple[str, ...]) -> str:
+    return value if value in allowed else "other"

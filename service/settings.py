@@ -1,0 +1,188 @@
+"""Every knob, read once from ``SD_*`` variables (or the command line), frozen, and documented.
+
+The configuration table in the README is generated from this class (``python -m service settings``) and a test
+keeps the two in step.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+"""The folder of the checkpoint that ships with the project."""
+
+PREFIX = "SD_"
+
+
+class SettingsError(ValueError):
+    """The environment names a knob that does not exist or a value that cannot be; the message says which."""
+
+
+class Settings(BaseSettings):
+    """All settings of the service; see each field's description. Durations are seconds, sizes pixels."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
+
+    # --- what serves -----------------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
+    port: int = Field(7860, ge=1, le=65535, description="Port to listen on.")
+    root_path: str = Field("", description="Path prefix that a proxy strips, as A1111's `--subpath`.")
+    backend: Literal["local", "remote"] = Field(
+        "local", description="`local`: this process' engine; `remote`: another service over the streaming endpoint."
+    )
+    remote_url: str = Field("", description="With `remote`: base URL of the service that makes the images.")
+
+    # --- model -----------------------------------------------------------------------------------
+    model: str = Field(
+        str(DEMO_MODEL),
+        description="Checkpoint: a diffusers folder, a Hugging Face id, or one `.safetensors` file. "
+        "Default: the small model that ships with the project.",
+    )
+    model_revision: str | None = Field(None, description="Revision (branch, tag or commit) of a Hugging Face id.")
+    models_dir: Path | None = Field(
+        None,
+        description="Folder with `checkpoints/`, `vae/`, `loras/`, `embeddings/`, `upscalers/` to choose from.",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`auto`: CUDA where there is one, else CPU.")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="`auto`: float16 on CUDA, float32 on CPU."
+    )
+    attention: Literal["auto", "xformers", "sdpa"] = Field(
+        "auto", description="`auto`: xformers where it is installed and the device is CUDA, else PyTorch's SDPA."
+    )
+    channels_last: bool = Field(True, description="Keep UNet and VAE in channels-last memory format.")
+    compile: bool = Field(False, description="torch.compile the UNet: faster steps, a much slower cold start.")
+    cpu_threads: int = Field(0, ge=0, description="Threads that PyTorch uses on CPU; 0 leaves its default.")
+    gpu_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="GPU memory this process may use (GiB). Default: what the cGPU or MIG slice or the card offers.",
+    )
+    model_memory_gib: float = Field(
+        8.0, gt=0, description="Checkpoints kept loaded at once, in GiB; the least recently used leaves first."
+    )
+    warmup_steps: int = Field(2, ge=1, le=150, description="Sampler steps of the warm-up image that precedes readiness.")
+    warmup_size: int = Field(0, ge=0, le=2048, description="Side of the warm-up image; 0: the checkpoint's own size.")
+
+    # --- limits ----------------------------------------------------------------------------------
+    queue_size: int = Field(10, ge=0, description="Requests that may wait behind the running one; beyond it 503.")
+    request_timeout: float = Field(
+        600.0, gt=0, description="Deadline of a request in seconds from its arrival; past it 504 and the device is free."
+    )
+    drain_timeout: float = Field(
+        540.0, ge=0, description="Seconds after SIGTERM within which running and queued work may finish."
+    )
+    max_side: int = Field(2048, ge=64, le=8192, description="Largest width or height.")
+    max_pixels: int = Field(
+        2048 * 2048, ge=64 * 64, description="Largest width × height × batch_size that goes to the device at once."
+    )
+    max_steps: int = Field(150, ge=1, le=1000, description="Most sampler steps.")
+    max_images: int = Field(32, ge=1, description="Most images of one request (batch_size × n_iter).")
+    max_prompt_chars: int = Field(20_000, ge=1, description="Longest prompt, in characters.")
+    max_body_mb: float = Field(64.0, gt=0, description="Largest request body in MB.")
+    max_image_pixels: int = Field(
+        32_000_000, ge=1, description="Largest image that a client may send, in pixels, checked before it is decoded."
+    )
+    body_timeout: float = Field(60.0, gt=0, description="Seconds within which a request's body must have arrived.")
+    header_timeout: float = Field(20.0, gt=0, description="Seconds an idle new connection may stay without a request.")
+    max_connections: int = Field(2000, ge=1, description="Connections held at once; beyond it new ones get 503.")
+    keep_alive: float = Field(
+        120.0, gt=0, description="Seconds an idle connection is kept; longer than the proxy's (queue-proxy: 90)."
+    )
+
+    # --- A1111's behaviour -------------------------------------------------------------------------
+    api_auth: SecretStr | None = Field(
+        None, description="`user:password[,user:password…]`: HTTP Basic on every route but the probes."
+    )
+    cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated origins that browsers may call from; `*` for any."
+    )
+    session_ttl: float = Field(1800.0, gt=0, description="Lifetime of a session (cookie `sd`) since its last request.")
+    session_cookie: str = Field("sd", min_length=1, description="Name of the session cookie.")
+    max_sessions: int = Field(10_000, ge=1, description="Sessions kept at once; the longest unused leaves first.")
+    strict_samplers: bool = Field(
+        True, description="Unknown sampler or scheduler: 400 with the valid names. Off: A1111's silent default."
+    )
+    output_dir: Path | None = Field(None, description="Where `save_images` writes; unset: `save_images` is refused.")
+    allow_url_images: bool = Field(False, description="Fetch images whose URL a client sends (never from local addresses).")
+    enable_server_stop: bool = Field(False, description="Offer `/sdapi/v1/server-kill`, `-restart` and `-stop`.")
+
+    # --- logs --------------------------------------------------------------------------------------
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`auto`: text on a terminal, else one JSON object a line."
+    )
+    log_prompts: bool = Field(False, description="Write prompts into the log.")
+
+    # --- pod -----------------------------------------------------------------------------------------
+    pod_name: str = Field("", description="Name of this pod, sent as `X-Served-By`; default: the host name.")
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_service_link(cls, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(
+                f"SD_PORT is {value!r}: Kubernetes injected it for a Service named 'sd' in this namespace. "
+                "Set enableServiceLinks: false in the pod spec (or rename the Service), or set SD_PORT to a number."
+            )
+        return value
+
+    @field_validator("cors_allow_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend == "remote" and not self.remote_url:
+            raise ValueError("SD_BACKEND=remote needs SD_REMOTE_URL, the base URL of the service that makes the images.")
+        if self.api_auth is not None:
+            for pair in self.api_auth.get_secret_value().split(","):
+                if ":" not in pair:
+                    raise ValueError("SD_API_AUTH must be user:password pairs, separated by commas.")
+        return self
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Self:
+        """Read the environment; ``overrides`` (from the command line) win. Raises :class:`SettingsError`."""
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        # Kubernetes service links (SD_SERVICE_HOST, SD_PORT_80_TCP …) are no knobs of ours and not worth refusing.
+        unknown = sorted(
+            name
+            for name in os.environ
+            if name.startswith(PREFIX)
+            and name not in known
+            and not name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_", f"{PREFIX}BENCH_", f"{PREFIX}TEST_"))
+        )
+        if unknown:
+            raise SettingsError(
+                f"Unknown setting {', '.join(unknown)}: see `python -m service settings` for all that exist."
+            )
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [
+                f"{PREFIX}{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+                if problem["loc"]
+                else problem["msg"]
+                for problem in error.errors()
+            ]
+            raise SettingsError("; ".join(lines).replace("Value error, ", "")) from None
+
+    @classmethod
+    def table(cls) -> str:
+        """The Markdown table of all settings, for the README."""
+        rows = ["| variable | default | what it does |", "|---|---|---|"]
+        for name, info in cls.model_fields.items():
+            default = info.default
+            if name == "model":
+                shown = "the shipped model"
+            elif default is None or default in ("", ()):
+                shown = "–"
+            else:
+                shown = f"`{default}`".replace("`True`", "`true`").replace("`False`", "`false`")
+            rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |")
+        return "\n".join(rows)

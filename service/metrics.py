@@ -56,8 +56,8 @@ class Metrics:
         )
         self.request_duration = Histogram(
             "sd_request_duration_seconds",
-            "Seconds from the arrival of a request for images to its last byte, by kind.",
-            ["endpoint"],
+            "Seconds from the arrival of a request for images to its last byte, by kind and whether it got them.",
+            ["endpoint", "result"],
             buckets=LATENCY_BUCKETS,
             registry=one,
         )
@@ -120,7 +120,7 @@ class Metrics:
         for to in ("ready", "not_ready"):
             self.state_changes.labels(to)
         for endpoint in ("txt2img", "img2img", "generate"):
-            self.request_duration.labels(endpoint)
+            self.request_duration.labels(endpoint, "ok")
             for outcome in OUTCOMES:
                 self.requests.labels(endpoint, outcome)
         for code in ("out_of_memory", "queue_full", "deadline", "device_lost", "model", "internal"):
@@ -143,9 +143,14 @@ class Metrics:
         self.in_flight.set(0)
 
     def request_done(self, endpoint: str, outcome: str, seconds: float) -> None:
-        """A request for images was answered (or given up) ``seconds`` after its arrival."""
-        self.requests.labels(_bounded(endpoint, ENDPOINTS), outcome if outcome in OUTCOMES else "error").inc()
-        self.request_duration.labels(_bounded(endpoint, ENDPOINTS)).observe(seconds)
+        """A request for images was answered (or given up) ``seconds`` after its arrival.
+
+        Latency is kept apart by result ("ok" or "failed"): refusals take a millisecond and would flatter P95.
+        """
+        endpoint = _bounded(endpoint, ENDPOINTS)
+        outcome = outcome if outcome in OUTCOMES else "error"
+        self.requests.labels(endpoint, outcome).inc()
+        self.request_duration.labels(endpoint, "ok" if outcome == "ok" else "failed").observe(seconds)
 
     def http_done(self, endpoint: str, method: str, status: int) -> None:
         """An HTTP exchange ended; names from outside the fixed sets count as "other"."""

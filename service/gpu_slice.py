@@ -1,6 +1,7 @@
 """The slice of a shared GPU that this container was given, read from the variables of its device plugin.
 
-Alibaba Cloud's shared-GPU device plugin (cGPU) hands a pod that asks for ``aliyun.com/gpu-mem`` these variables:
+Alibaba Cloud's shared-GPU device plugin (cGPU) gives a pod that asks for ``aliyun.com/gpu-mem`` these
+variables:
 
 * ``ALIYUN_COM_GPU_MEM_CONTAINER``: memory of this container's slice;
 * ``ALIYUN_COM_GPU_MEM_DEV``: memory of the whole card;
@@ -8,7 +9,7 @@ Alibaba Cloud's shared-GPU device plugin (cGPU) hands a pod that asks for ``aliy
 * ``ALIYUN_COM_GPU_MEM_IDX``: index of the card, −1 when no card had room.
 
 Where the isolation module is missing or switched off (node label ``ack.node.gpu.schedule=share``,
-``CGPU_DISABLE=true``), CUDA reports the whole card and nothing but the process itself keeps it inside its slice.
+``CGPU_DISABLE=true``), CUDA reports the whole card and only the process itself can keep to its slice.
 MIG needs none of this: CUDA itself reports the size of a MIG slice.
 """
 
@@ -27,7 +28,7 @@ _UNITS: Final = {"GIB": 1.0, "GB": 1.0, "G": 1.0, "MIB": 1 / 1024, "MB": 1 / 102
 """GiB in one unit. The plugin counts binary units under either name."""
 
 _LEAST_MIB: Final = 1024
-"""A card of 1024 units or more is counted in MiB: no card has 1 TiB, and none that runs this has under 1 GiB."""
+"""A card of 1024 units or more is counted in MiB: no card has 1 TiB, and none that serves has under 1 GiB."""
 
 
 class GpuSlice(NamedTuple):
@@ -41,21 +42,23 @@ class GpuSlice(NamedTuple):
 def read_gpu_slice(environ: Mapping[str, str] = os.environ) -> GpuSlice | None:
     """The slice that the device plugin gave this container; None where there is no such plugin.
 
-    Raises :class:`~service.errors.ModelLoadError` when the plugin found no card with room for the slice, or when
-    its variables cannot be understood.
+    Raises :class:`~service.errors.ModelLoadError` when the plugin found no card with room for the slice, or
+    when its variables cannot be understood.
     """
     if not environ.get(_SLICE):
         return None
     if environ.get(_INDEX) == "-1" or environ.get("NVIDIA_VISIBLE_DEVICES", "").startswith("no-gpu-has-"):
         raise ModelLoadError(
-            f"The GPU device plugin found no card with room for this pod's slice ({_SLICE}={environ[_SLICE]}): "
+            f"The GPU device plugin found no card with room for this slice ({_SLICE}={environ[_SLICE]}): "
             "ask for less aliyun.com/gpu-mem, or add a GPU node."
         )
     size = _number(environ, _SLICE)
     card = _number(environ, _CARD) if environ.get(_CARD) else None
     unit = environ.get(_UNIT, "").upper()
     if unit and unit not in _UNITS:
-        raise ModelLoadError(f"{_UNIT} is {environ[_UNIT]!r}, neither GiB nor MiB: set SD_GPU_MEMORY_GIB yourself.")
+        raise ModelLoadError(
+            f"{_UNIT} is {environ[_UNIT]!r}, neither GiB nor MiB: set SD_GPU_MEMORY_GIB yourself."
+        )
     largest = max(size, card or 0)
     gib_per_unit = _UNITS[unit] if unit else (_UNITS["MIB"] if largest >= _LEAST_MIB else 1.0)
     if card is not None and size > card:

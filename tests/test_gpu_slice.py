@@ -30,7 +30,10 @@ from service.gpu_slice import GpuSlice, read_gpu_slice
             GpuSlice(3803 / 1024, 7606 / 1024),
         ),
         # a slice under 1024 MiB of a card counted in MiB
-        ({"ALIYUN_COM_GPU_MEM_CONTAINER": "512", "ALIYUN_COM_GPU_MEM_DEV": "24258"}, GpuSlice(0.5, 24258 / 1024)),
+        (
+            {"ALIYUN_COM_GPU_MEM_CONTAINER": "512", "ALIYUN_COM_GPU_MEM_DEV": "24258"},
+            GpuSlice(0.5, 24258 / 1024),
+        ),
         (
             {
                 "ALIYUN_COM_GPU_MEM_CONTAINER": "512",

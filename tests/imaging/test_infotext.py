@@ -1,0 +1,200 @@
+"""Infotext: A1111's order and quoting, and a round trip that hostile prompts survive."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.imaging.infotext import DEFAULTS, InfotextOptions, compose, parse, quote
+from service.jobs import GenerationRequest, GenerationResult, HiresFix, InitImage
+
+BLANK = np.zeros((8, 8, 3), np.uint8)
+
+
+def result_of(request: GenerationRequest, **changes: Any) -> GenerationResult:
+    count = request.image_count
+    result = GenerationResult(
+        images=(BLANK,) * count,
+        request=request,
+        seeds=tuple(request.seed_of(index) for index in range(count)),
+        subseeds=tuple(request.subseed_of(index) for index in range(count)),
+        model_name="v1-5-pruned-emaonly",
+        model_hash="6ce0161689",
+        sampler=request.sampler,
+        scheduler=request.scheduler,
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def test_the_example_of_a1111() -> None:
+    result = result_of(
+        GenerationRequest(prompt="a cat", negative_prompt="blurry", seed=123, sampler="Euler a")
+    )
+    assert compose(result, 0, InfotextOptions(rng="GPU")) == (
+        "a cat\n"
+        "Negative prompt: blurry\n"
+        "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 123, Size: 512x512, "
+        "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Version: v1.10.1"
+    )
+
+
+def test_every_key_in_its_place() -> None:
+    request = GenerationRequest(
+        prompt="p",
+        seed=5,
+        subseed=9,
+        subseed_strength=0.5,
+        seed_resize_from=(256, 320),
+        clip_skip=2,
+        eta_noise_seed_delta=31337,
+        tiling=True,
+        batch_size=2,
+        init=InitImage(images=(BLANK,), denoising_strength=0.4, image_guidance_scale=1.5),
+        refiner_checkpoint="xl-refiner",
+        refiner_switch_at=0.8,
+    )
+    result = result_of(
+        request,
+        vae_name="vae.pt",
+        vae_hash="c6a580b13a",
+        extra={"Lora hashes": "a: 12, b: 34", "Init image hash": "abc"},
+    )
+    line = compose(result, 1, InfotextOptions(user="me"), {"Mask blur": 4}).split("\n")[-1]
+    assert line == (
+        "Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Image CFG scale: 1.5, Seed: 5, "
+        "Size: 512x512, Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, VAE hash: c6a580b13a, "
+        "VAE: vae.pt, Variation seed: 10, Variation seed strength: 0.5, Seed resize from: 256x320, "
+        "Denoising strength: 0.4, "
+        "Clip skip: 2, ENSD: 31337, Init image hash: abc, RNG: CPU, Tiling: True, Refiner: xl-refiner, "
+        'Refiner switch at: 0.8, Mask blur: 4, Lora hashes: "a: 12, b: 34", Version: v1.10.1, User: me'
+    )
+
+
+def test_hires_fix_by_factor_and_by_size() -> None:
+    hires = HiresFix(width=1024, height=768, upscaler="Lanczos", steps=7, denoising_strength=0.6)
+    by_factor = compose(result_of(GenerationRequest(prompt="p", width=512, height=384, hires=hires)), 0)
+    assert "Denoising strength: 0.6, " in by_factor
+    assert "Hires upscale: 2.0, Hires steps: 7, Hires upscaler: Lanczos, Version" in by_factor
+    by_size = result_of(GenerationRequest(prompt="p", width=512, height=512, hires=hires))
+    assert "Hires resize: 1024x768, Hires steps: 7" in compose(by_size, 0)
+    stated = dataclasses.replace(by_size, extra={"Hires upscale": 1.5})
+    assert "Hires upscale: 1.5" in compose(stated, 0)
+    assert "Hires resize" not in compose(stated, 0)
+
+
+def test_what_options_leave_out() -> None:
+    result = result_of(GenerationRequest(prompt="p"), vae_name="v", vae_hash="h")
+    quiet = InfotextOptions(version=None, model_name=False, model_hash=False, vae_name=False, vae_hash=False)
+    assert compose(result, 0, quiet) == (
+        "p\nSteps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 0, Size: 512x512, "
+        "RNG: CPU"
+    )
+
+
+def test_each_image_has_its_own_prompt_and_seed() -> None:
+    request = GenerationRequest(prompt="p", seed=10, batch_count=2, prompts=("one", "two"))
+    texts = [compose(result_of(request), index) for index in range(2)]
+    assert [parse(text)["Prompt"] for text in texts] == ["one", "two"]
+    assert [parse(text)["Seed"] for text in texts] == ["10", "11"]
+    used = result_of(request, prompts=("uno", "dos"), negative_prompts=("", "no"))
+    assert parse(compose(used, 1))["Prompt"] == "dos"
+    assert parse(compose(used, 1))["Negative prompt"] == "no"
+
+
+HOSTILE = [
+    "",
+    "\n",
+    " a ",
+    "a\nSteps: 1, Seed: 2",
+    "a\nSteps: 1, Sampler: Euler, Seed: 2, Size: 1x1",
+    'say "hi", \\ "',
+    "a: b: c, d",
+    "日本\r\nx",
+    "tab\tand\u2028separator",
+    "Negative: prompt",
+    "a Negative prompt: b",
+]
+
+line_of_prompt = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=40)
+prompt_text = st.one_of(st.sampled_from(HOSTILE), st.lists(line_of_prompt, max_size=5).map("\n".join)).filter(
+    lambda text: "Negative prompt:" not in text.replace("a Negative prompt: b", "")
+)
+
+
+@given(prompt=prompt_text, negative=st.one_of(prompt_text, st.just("x\nNegative prompt: y")))
+def test_prompts_survive_the_round_trip(prompt: str, negative: str) -> None:
+    result = result_of(GenerationRequest(prompt=prompt, negative_prompt=negative, seed=7))
+    read = parse(compose(result, 0))
+    assert (read["Prompt"], read["Negative prompt"]) == (prompt, negative)
+    assert read["Seed"] == "7"
+    assert (read["Size-1"], read["Size-2"]) == ("512", "512")
+
+
+@given(
+    extra=st.dictionaries(
+        st.from_regex(r"[A-Za-z][A-Za-z \-/]{0,20}[a-z]", fullmatch=True), st.text(max_size=30), max_size=5
+    )
+)
+def test_values_survive_the_round_trip(extra: dict[str, str]) -> None:
+    read = parse(
+        compose(result_of(GenerationRequest(prompt="p")), 0, InfotextOptions(), extra), defaults=False
+    )
+    assert read["Prompt"] == "p"
+    for key, value in extra.items():
+        if not (key in {"Prompt"} or value.replace("x", "").isdigit()):
+            assert read[key] == value
+
+
+@given(text=st.one_of(st.text(), st.text(alphabet='ab:, "\\\n1x')))
+def test_parsing_never_raises(text: str) -> None:
+    read = parse(text)
+    assert read.keys() >= DEFAULTS.keys() | {"Prompt", "Negative prompt"}
+    assert all(isinstance(value, str) for value in read.values())
+
+
+def test_a_text_of_a1111_itself() -> None:
+    read = parse(
+        "castle, (night:1.2)\nmoon\n"
+        "Negative prompt: people,\ncars\n"
+        "Steps: 30, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 965400086, Size: 512x768, "
+        'Model hash: 6ce0161689, Model: v1-5, Hires upscale: 2, Lora hashes: "a: b1, c: d2", Version: v1.10.1'
+    )
+    assert read["Prompt"] == "castle, (night:1.2)\nmoon"
+    assert read["Negative prompt"] == "people,\ncars"
+    assert read["Sampler"] == "DPM++ 2M"
+    assert (read["Size-1"], read["Size-2"]) == ("512", "768")
+    assert read["Lora hashes"] == "a: b1, c: d2"
+    assert read["Clip skip"] == "1"
+    assert read["RNG"] == "GPU"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [("", ""), ("just a prompt", "just a prompt"), ("a\nSteps: 2, Seed: 3", "a\nSteps: 2, Seed: 3")],
+)
+def test_fewer_than_three_pairs_are_prompt(text: str, prompt: str) -> None:
+    read = parse(text, defaults=False)
+    assert read == {"Prompt": prompt, "Negative prompt": ""}
+
+
+def test_a_megabyte_of_anything_is_read() -> None:
+    for unit in ("word ", "a:", 'k: "', "k: v, ", "\\", '"', "x" * 101 + "!:"):
+        assert "Prompt" in parse(unit * (1_000_000 // len(unit)))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (7.0, "7.0"),
+        ("a, b", '"a, b"'),
+        ("a: b", '"a: b"'),
+        ("a\nb", '"a\\nb"'),
+        ('a "b"', 'a "b"'),
+        ('"a"', '"\\"a\\""'),
+    ],
+)
+def test_quoting(value: object, shown: str) -> None:
+    assert quote(value) == shown

@@ -5,7 +5,8 @@ ServiceError                      500  internal           server
 │   ├── UnknownName               400  unknown_name       client   (sampler, scheduler, checkpoint, upscaler …)
 │   ├── BadImage                  400  bad_image          client   (an image that cannot be decoded)
 │   ├── NotFound                  404  not_found          client
-│   └── BodyTooLarge              413  body_too_large     client
+│   ├── BodyTooLarge              413  body_too_large     client
+│   └── BodyTooSlow               408  body_too_slow      client
 ├── NotAuthenticated              401  not_authenticated  client
 ├── Refused                       503  refused            server   (try again later; carries Retry-After)
 │   ├── NotReady                  503  not_ready          server   (still loading)
@@ -75,6 +76,13 @@ class BodyTooLarge(BadRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class BodyTooSlow(BadRequest):
+    """The body did not arrive within ``SD_BODY_TIMEOUT``."""
+
+    status = 408
+    code = "body_too_slow"
 
 
 class NotAuthenticated(ServiceError):

@@ -32,10 +32,11 @@ class CancelToken:
     cannot touch the next one.
     """
 
-    __slots__ = ("_callbacks", "_cause", "_lock")
+    __slots__ = ("_callbacks", "_cause", "_lock", "_skips")
 
     def __init__(self) -> None:
         self._cause: CancelCause | None = None
+        self._skips = 0
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
@@ -57,6 +58,15 @@ class CancelToken:
                 self._callbacks.append(callback)
                 return
         callback()
+
+    def skip(self) -> None:
+        """Ask the engine to leave the running batch half-done and go on with the next one (A1111's skip)."""
+        self._skips += 1
+
+    @property
+    def skips(self) -> int:
+        """How often :meth:`skip` was called; the engine compares it with what it saw before."""
+        return self._skips
 
     @property
     def cause(self) -> CancelCause | None:

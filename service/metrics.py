@@ -41,6 +41,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._device_since: float | None = None
+        self._ready = False
         one = self.registry
         self.requests = Counter(
             "sd_requests_total",
@@ -166,6 +167,12 @@ class Metrics:
         """The process is in ``state`` (one of :data:`STATES`) now."""
         for name in STATES:
             self.state.labels(name).set(1 if name == state else 0)
+
+    def set_ready(self, ready: bool) -> None:
+        """Readiness as the probe answers it; counts the changes."""
+        if ready != self._ready:
+            self._ready = ready
+            self.state_changes.labels("ready" if ready else "not_ready").inc()
 
     def set_model(self, model: str, short_hash: str, device: str, dtype: str) -> None:
         """The checkpoint in use; the previous one's series goes, so that there is only ever one."""

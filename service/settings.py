@@ -30,10 +30,6 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
     port: int = Field(7860, ge=1, le=65535, description="Port to listen on.")
     root_path: str = Field("", description="Path prefix that a proxy strips, as A1111's `--subpath`.")
-    backend: Literal["local", "remote"] = Field(
-        "local", description="`local`: this process' engine; `remote`: another service over the streaming endpoint."
-    )
-    remote_url: str = Field("", description="With `remote`: base URL of the service that makes the images.")
 
     # --- model -----------------------------------------------------------------------------------
     model: str = Field(
@@ -88,7 +84,6 @@ class Settings(BaseSettings):
     )
     body_timeout: float = Field(60.0, gt=0, description="Seconds within which a request's body must have arrived.")
     header_timeout: float = Field(20.0, gt=0, description="Seconds an idle new connection may stay without a request.")
-    max_connections: int = Field(2000, ge=1, description="Connections held at once; beyond it new ones get 503.")
     keep_alive: float = Field(
         120.0, gt=0, description="Seconds an idle connection is kept; longer than the proxy's (queue-proxy: 90)."
     )
@@ -137,8 +132,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.backend == "remote" and not self.remote_url:
-            raise ValueError("SD_BACKEND=remote needs SD_REMOTE_URL, the base URL of the service that makes the images.")
         if self.api_auth is not None:
             for pair in self.api_auth.get_secret_value().split(","):
                 if ":" not in pair:

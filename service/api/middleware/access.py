@@ -1,0 +1,72 @@
+"""The outermost layer: arrival time, request id, trace id, response headers, the access line, HTTP counts."""
+
+import re
+import time
+import uuid
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+log = structlog.get_logger("access")
+
+_QUIET: Final = {"/livez", "/readyz", "/metrics", "/internal/ping"}
+"""Asked every second or more often: not worth a line each."""
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Access:
+    """Pure ASGI: a ``BaseHTTPMiddleware`` would hide the client's disconnect from the routes."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, served_by: str) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._served_by = served_by
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        arrived = time.monotonic()
+        scope["sd.arrived"] = arrived
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if trace:
+            structlog.contextvars.bind_contextvars(trace_id=trace[1])
+        status = 499  # unless a response starts: the client went away before
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["X-Request-Id"] = request_id
+                out["X-Served-By"] = self._served_by
+                out["X-Process-Time"] = f"{time.monotonic() - arrived:.4f}"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            kind = scope.get("sd.kind", "other")
+            self._metrics.http_done(kind, scope["method"], status)
+            if scope["path"] not in _QUIET:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    duration=round(time.monotonic() - arrived, 4),
+                    **scope.get("sd.log", {}),
+                )

@@ -1,0 +1,86 @@
+"""What may arrive as a body: how large, how slowly, and under which Content-Type."""
+
+import asyncio
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem_response
+from service.errors import BodyTooLarge, BodyTooSlow, ServiceError
+
+_JSON: Final = "application/json"
+
+
+class BodyGuard:
+    """Read the body before the application runs, within limits of size and time, and call it JSON.
+
+    Every route that takes a body takes JSON; ``curl -d`` and clients that send no Content-Type mean JSON too.
+    Reading first keeps a stalled upload out of the queue and lets the disconnect be watched from the start.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: float) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            slow = BodyTooSlow(
+                f"The request's body did not arrive within {self._timeout:g} s (SD_BODY_TIMEOUT): send it faster."
+            )
+            await self._refuse(slow, scope, receive, send)
+            return
+        except BodyTooLarge as error:
+            await self._refuse(error, scope, receive, send)
+            return
+        if body is None:  # the client went away
+            return
+        headers = MutableHeaders(scope=scope)
+        if not headers.get("content-type", "").startswith(_JSON):
+            headers["content-type"] = _JSON
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await receive()
+
+        await self.app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        headers = MutableHeaders(scope=scope)
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            raise self._too_large()
+        chunks = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks += message.get("body", b"")
+            if len(chunks) > self._max_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(chunks)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The request's body is larger than {self._max_bytes / 1e6:g} MB (SD_MAX_BODY_MB): "
+            "send smaller or fewer images."
+        )
+
+    async def _refuse(self, error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(error)
+        # The rest of the body is not read: the connection cannot be used again.
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)

@@ -1,0 +1,136 @@
+"""From A1111's fields to a :class:`GenerationRequest`: defaults, options and seeds are settled here."""
+
+import random
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from service import samplers
+from service.api.limits import check
+from service.api.sdapi.schemas import GenerationBody, Txt2ImgBody
+from service.errors import BadRequest
+from service.jobs import GenerationRequest, HiresFix
+from service.options import Options
+from service.settings import Settings
+
+T = TypeVar("T")
+
+SEEDS: Final = 4_294_967_294
+"""Random seeds are drawn from [0, SEEDS)."""
+
+
+def txt2img(body: Txt2ImgBody, options: Options, settings: Settings) -> GenerationRequest:
+    """The request that ``body`` means under ``options``. Raises :class:`BadRequest`."""
+    request = common(body, options, settings)
+    if body.enable_hr:
+        request = replace(request, hires=_hires(body, request, settings))
+    check(request, settings)
+    return request
+
+
+def common(body: GenerationBody, options: Options, settings: Settings) -> GenerationRequest:
+    """The part that txt2img and img2img share; not yet checked against the limits."""
+    sampler, scheduler = samplers.resolve(
+        body.sampler_name or body.sampler_index, body.scheduler, strict=settings.strict_samplers
+    )
+    seed_resize = (_or(body.seed_resize_from_w, -1), _or(body.seed_resize_from_h, -1))
+    s_tmax = _or(body.s_tmax, options.number("s_tmax"))
+    return GenerationRequest(
+        prompt=body.prompt or "",
+        negative_prompt=body.negative_prompt or "",
+        seed=_seed("seed", body.seed),
+        subseed=_seed("subseed", body.subseed),
+        subseed_strength=_or(body.subseed_strength, 0.0),
+        seed_resize_from=seed_resize if min(seed_resize) > 0 else None,
+        steps=_or(body.steps, 50),
+        guidance_scale=_or(body.cfg_scale, 7.0),
+        width=_or(body.width, 512),
+        height=_or(body.height, 512),
+        sampler=sampler.name,
+        scheduler=scheduler.label,
+        batch_size=_or(body.batch_size, 1),
+        batch_count=_or(body.n_iter, 1),
+        eta=body.eta,
+        s_churn=_or(body.s_churn, options.number("s_churn")),
+        s_tmin=_or(body.s_tmin, options.number("s_tmin")),
+        s_tmax=s_tmax if s_tmax > 0 else float("inf"),
+        s_noise=_or(body.s_noise, options.number("s_noise")) or 1.0,
+        s_min_uncond=_or(body.s_min_uncond, options.number("s_min_uncond")),
+        clip_skip=options.integer("CLIP_stop_at_last_layers"),
+        emphasis=options.text("emphasis"),
+        tiling=options.flag("tiling") if body.tiling is None else body.tiling,
+        eta_noise_seed_delta=options.integer("eta_noise_seed_delta"),
+        comma_padding_backtrack=options.integer("comma_padding_backtrack"),
+        checkpoint=options.text("sd_model_checkpoint") or None,
+        vae=_vae(options),
+        refiner_checkpoint=body.refiner_checkpoint or None,
+        refiner_switch_at=body.refiner_switch_at,
+        disable_extra_networks=bool(body.disable_extra_networks),
+        task_id=body.force_task_id or "",
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _seed(name: str, value: int | None) -> int:
+    if value is None or value == -1:
+        return random.randrange(SEEDS)
+    if not 0 <= value < 2**63:
+        raise BadRequest(f"{name} is {value}, but must be -1 (random) or from 0 to {2**63 - 1}.")
+    return value
+
+
+def _vae(options: Options) -> str | None:
+    name = options.text("sd_vae")
+    return None if name in ("", "Automatic", "None") else name
+
+
+def _hires(body: Txt2ImgBody, first: GenerationRequest, settings: Settings) -> HiresFix:
+    """The second pass. A1111 fails without ``denoising_strength``; 0.75 is what its page starts with."""
+    width, height, crop = _hires_size(body, first)
+    sampler = scheduler = None
+    if body.hr_sampler_name and body.hr_sampler_name != "Use same sampler":
+        chosen = samplers.resolve(
+            body.hr_sampler_name, body.hr_scheduler or first.scheduler, strict=settings.strict_samplers
+        )
+        sampler, scheduler = chosen[0].name, chosen[1].label
+    elif body.hr_scheduler and body.hr_scheduler != "Use same scheduler":
+        scheduler = samplers.resolve(first.sampler, body.hr_scheduler, strict=settings.strict_samplers)[1].label
+    checkpoint = body.hr_checkpoint_name
+    return HiresFix(
+        width=width,
+        height=height,
+        crop_to=crop,
+        denoising_strength=_or(body.denoising_strength, 0.75),
+        upscaler=body.hr_upscaler or "Latent",
+        steps=_or(body.hr_second_pass_steps, 0),
+        sampler=sampler,
+        scheduler=scheduler,
+        prompt=body.hr_prompt or None,
+        negative_prompt=body.hr_negative_prompt or None,
+        checkpoint=None if checkpoint in (None, "", "Use same checkpoint") else checkpoint,
+    )
+
+
+def _hires_size(body: Txt2ImgBody, first: GenerationRequest) -> tuple[int, int, tuple[int, int] | None]:
+    """Width and height of the second pass, and the size to crop to where both sides were asked for."""
+    ask_width, ask_height = _or(body.hr_resize_x, 0), _or(body.hr_resize_y, 0)
+    if ask_width <= 0 and ask_height <= 0:
+        scale = _or(body.hr_scale, 2.0)
+        if not 0 < scale <= 16:
+            raise BadRequest(f"hr_scale is {scale}, but must be above 0 and at most 16.")
+        return _floor8(first.width * scale), _floor8(first.height * scale), None
+    if ask_height <= 0:
+        return _floor8(ask_width), _floor8(ask_width * first.height / first.width), None
+    if ask_width <= 0:
+        return _floor8(ask_height * first.width / first.height), _floor8(ask_height), None
+    # Both: cover the asked size in the first pass' shape, then crop.
+    ratio = max(ask_width / first.width, ask_height / first.height)
+    width, height = _floor8(first.width * ratio), _floor8(first.height * ratio)
+    crop = (_floor8(ask_width), _floor8(ask_height))
+    return max(width, crop[0]), max(height, crop[1]), None if crop == (width, height) else crop
+
+
+def _floor8(value: float) -> int:
+    return int(value) // 8 * 8

@@ -1,0 +1,175 @@
+"""POST /v1/generate: the native endpoint. Progress and result come back on the same response.
+
+That is what makes progress work behind ``containerConcurrency: 1``, where a poll would wait for the very
+generation it asks about. With ``Accept: text/event-stream`` it answers server-sent events (see ``events``),
+otherwise the same result as one JSON object.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from service.api.exchange import exchange
+from service.api.limits import check
+from service.api.sdapi import respond, translate
+from service.api.sdapi.fields import Int
+from service.api.sdapi.generation import options_for
+from service.api.sdapi.schemas import Txt2ImgBody
+from service.api.stream import events
+from service.context import Context, get_context
+from service.errors import ServiceError
+from service.imaging import preview
+from service.jobs import GenerationRequest, Progress
+from service.options import Options
+from service.tasks import Queued, Started, Task, TaskEvent
+
+router = APIRouter(prefix="/v1", tags=["native"])
+
+ContextDep = Annotated[Context, Depends(get_context)]
+
+
+class GenerateBody(Txt2ImgBody):
+    """The fields of txt2img, and how often to send a preview."""
+
+    preview_every: Int = Field(0, ge=0, le=1000, description="A preview with every N-th step; 0 for none.")
+
+
+@router.post(
+    "/generate",
+    response_model=events.ResultEvent,
+    responses={
+        200: {
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": 'event: queued\ndata: {"version":1,"task_id":"t1","position":2}\n\n',
+                }
+            },
+            "description": "One JSON object, or with `Accept: text/event-stream` the events queued, started, "
+            "progress, and at last result or error.",
+        }
+    },
+    summary="Make images, with progress on the same response",
+)
+async def generate(body: GenerateBody, request: Request, context: ContextDep) -> Response:
+    """Make images; refuses with plain HTTP errors whatever can be refused before the stream begins."""
+    options = options_for(body)
+    respond.encoding_of(options)
+    generation = replace(
+        translate.txt2img(body, options, context.settings), preview_every=body.preview_every
+    )
+    check(generation, context.settings)
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        async with exchange(context, request, "generate", generation) as task:
+            result = await _make(task, body, options, context)
+            return Response(orjson.dumps(result), media_type="application/json", headers={"X-Task-Id": task.id})
+    context.lifecycle.raise_unless_accepting()
+    context.backend.slot.raise_if_full()
+    return EventSourceResponse(
+        _stream(generation, body, options, request, context),
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Content-Encoding": "identity"},
+    )
+
+
+async def _make(task: Task, body: GenerateBody, options: Options, context: Context) -> dict[str, Any]:
+    """Generate, encode outside the slot, and shape the result event."""
+    result = await context.backend.generate(task)
+
+    def encode() -> dict[str, Any]:
+        images, infotexts = respond.encode(result, options)
+        return {
+            "images": images if body.send_images else [],
+            "media_type": respond.encoding_of(options).media_type,
+            "infotexts": infotexts,
+            "parameters": body.model_dump(mode="json"),
+            "info": orjson.dumps(respond.info(result, infotexts, options)).decode(),
+        }
+
+    began = time.perf_counter()
+    shaped = await asyncio.get_running_loop().run_in_executor(context.encoders, encode)
+    task.timings.add("encoding", time.perf_counter() - began)
+    return {
+        "version": events.VERSION,
+        "task_id": task.id,
+        **shaped,
+        "seeds": result.seeds,
+        "timings": task.timings.stages,
+        "cold_start": task.cold_start,
+        "served_by": context.settings.pod_name,
+    }
+
+
+async def _stream(
+    generation: GenerationRequest, body: GenerateBody, options: Options, request: Request, context: Context
+) -> AsyncIterator[bytes]:
+    """The bytes of the stream; ends after ``result`` or ``error``."""
+    async with exchange(context, request, "generate", generation) as task:
+        outbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
+        task.listen(outbox.put_nowait)
+        making = asyncio.get_running_loop().create_task(_make(task, body, options, context))
+        making.add_done_callback(lambda _: outbox.put_nowait(None))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(events.HEARTBEAT):
+                        event = await outbox.get()
+                except TimeoutError:
+                    yield format_sse_event(comment="waiting")
+                    continue
+                if event is None:
+                    break
+                yield await _event(task, event, context)
+            try:
+                yield _sse("result", making.result())
+            except ServiceError as error:
+                failed = events.ErrorEvent(
+                    task_id=task.id,
+                    status=error.status,
+                    code=error.code,
+                    blame=error.blame,
+                    detail=error.detail,
+                    retry_after=error.retry_after,
+                )
+                task.failure = error
+                yield _sse("error", failed.model_dump())
+        finally:
+            if not making.done():
+                task.token.cancel("disconnect")
+                making.cancel()
+
+
+async def _event(task: Task, event: TaskEvent, context: Context) -> bytes:
+    match event:
+        case Queued():
+            return _sse("queued", events.QueuedEvent(task_id=task.id, position=event.position).model_dump())
+        case Started():
+            waited = time.monotonic() - task.arrived
+            return _sse("started", events.StartedEvent(task_id=task.id, waited=round(waited, 4)).model_dump())
+        case Progress():
+            shown = None
+            if event.preview is not None:
+                loop = asyncio.get_running_loop()
+                shown = await loop.run_in_executor(context.encoders, preview.data_uri, event.preview)
+            progress = events.ProgressEvent(
+                task_id=task.id,
+                step=event.step,
+                steps=event.steps,
+                image_index=event.image_index,
+                progress=event.fraction,
+                eta=event.eta,
+                stage=event.stage,
+                preview=shown,
+            )
+            return _sse("progress", progress.model_dump())
+
+
+def _sse(name: str, content: dict[str, Any]) -> bytes:
+    return format_sse_event(event=name, data_str=orjson.dumps(content).decode())

@@ -1,0 +1,62 @@
+"""What every route needs, made once by ``create_app`` and found on the application."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import cast
+
+from fastapi import FastAPI, Request
+
+from service.backends.local import LocalBackend
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.settings import Settings
+from service.tasks import TaskRegistry
+
+
+@dataclass(eq=False)
+class Context:
+    """The parts of one application. ``encoders`` runs what is heavy but not the device's (PNG, base64, JSON)."""
+
+    settings: Settings
+    lifecycle: Lifecycle
+    metrics: Metrics
+    tasks: TaskRegistry
+    backend: LocalBackend
+    encoders: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="encoder")
+    )
+    requests_under_way: int = 0
+    """Exchanges for images that have not been answered to their last byte."""
+
+    aborting: bool = False
+
+    async def drain(self, grace: float) -> None:
+        """Stop taking work and let what runs and waits finish and be sent; after ``grace`` seconds cancel it."""
+        self.lifecycle.drain()
+        deadline = time.monotonic() + grace
+        while self.requests_under_way or self.backend.slot.busy:
+            if time.monotonic() > deadline:
+                self.abort()
+            await asyncio.sleep(0.02)
+
+    def abort(self) -> None:
+        """Cancel everything under way."""
+        self.aborting = True
+        self.tasks.cancel_all("shutdown")
+
+    def close(self) -> None:
+        """Release the threads."""
+        self.backend.close()
+        self.encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def attach(app: FastAPI, context: Context) -> None:
+    """Make ``context`` the one of ``app``."""
+    app.state.context = context
+
+
+def get_context(request: Request) -> Context:
+    """The context of the application that serves ``request``; a FastAPI dependency."""
+    return cast(Context, request.app.state.context)

@@ -1,0 +1,92 @@
+"""A1111's options: all names with their defaults, and the layers in which a request sees them.
+
+Process-wide defaults < session < ``override_settings`` of one request. Options that this service has no use for
+are kept and given back, because clients read the whole object, change one key and write it all back.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any, Final
+
+from service.errors import BadRequest
+
+DEFAULTS: Final[Mapping[str, Any]] = json.loads(resources.files(__package__).joinpath("options.json").read_text())
+"""The option names of A1111 1.10 and their values on a new installation."""
+
+PROTECTED: Final = frozenset(
+    {"samples_filename_pattern", "directories_filename_pattern", "temp_dir", "clean_temp_dir_at_start",
+     "api_enable_requests", "api_forbid_local_requests", "api_useragent"}
+    | {name for name in DEFAULTS if name.startswith("outdir_")}
+)  # fmt: skip
+"""Options that no client may set; A1111 ignores the attempt, and so does this service."""
+
+_NUMBERS: Final = {
+    "CLIP_stop_at_last_layers": (1, 12),
+    "jpeg_quality": (1, 100),
+    "eta_noise_seed_delta": (0, 2**32),
+    "comma_padding_backtrack": (0, 74),
+    "show_progress_every_n_steps": (-1, 1000),
+    "eta_ancestral": (0, 10),
+    "eta_ddim": (0, 10),
+    "initial_noise_multiplier": (0, 1.5),
+    "inpainting_mask_weight": (0, 1),
+    "s_churn": (0, 1000),
+    "s_tmin": (0, 1000),
+    "s_tmax": (0, float("inf")),
+    "s_noise": (0, 1000),
+    "s_min_uncond": (0, 100),
+}
+"""Numbers that reach the engine, with their ranges."""
+
+
+class Options(Mapping[str, Any]):
+    """A read-only view of all options: ``layers`` over the defaults, the last one on top."""
+
+    def __init__(self, *layers: Mapping[str, Any]) -> None:
+        self._values = dict(DEFAULTS)
+        for layer in layers:
+            self._values.update({name: value for name, value in layer.items() if value is not None})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def number(self, name: str) -> float:
+        """A number among the options. Raises :class:`BadRequest` for what is none, or outside its range."""
+        value = self[name]
+        low, high = _NUMBERS.get(name, (-float("inf"), float("inf")))
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise BadRequest(f"Option {name} is {value!r}, but must be a number.") from None
+        if not low <= number <= high:
+            raise BadRequest(f"Option {name} is {value}, but must be from {low:g} to {high:g}.")
+        return number
+
+    def integer(self, name: str) -> int:
+        """A whole number among the options; clients send 1.0 for 1."""
+        return int(self.number(name))
+
+    def text(self, name: str) -> str:
+        """A string among the options; "" for null."""
+        value = self[name]
+        return "" if value is None else str(value)
+
+    def flag(self, name: str) -> bool:
+        """A boolean among the options."""
+        return bool(self[name])
+
+
+def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` without the protected and the unknown options. Raises :class:`BadRequest` for bad numbers."""
+    kept = {name: value for name, value in changes.items() if name in DEFAULTS and name not in PROTECTED}
+    view = Options(kept)
+    for name in _NUMBERS.keys() & kept.keys():
+        view.number(name)
+    return kept

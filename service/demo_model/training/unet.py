@@ -1,0 +1,257 @@
+"""The UNet: latents of composites, embeddings of captions, and v-prediction on them until the time is up.
+
+Latents are encoded once into a bank (and a few are replaced at every step, so the set never stops growing), captions
+are embedded once, so that a training step costs the UNet alone.
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import text
+from .autoencoder import CHANNELS, FACTOR
+from .captions import Captioner, draw_colour
+from .clock import Average, Schedule, Ticker, set_rate
+from .data import COLOURS, Placement, composite, named_background, soft_background
+from .optimiser import Muon
+
+SIDE = 512 // FACTOR
+CONFIG: dict[str, Any] = {
+    "sample_size": SIDE,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "block_out_channels": (96, 160, 160),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": text.WIDTH,
+    "attention_head_dim": 4,
+    "use_linear_projection": True,
+    "norm_num_groups": 32,
+}
+COLOUR_NAMES: tuple[str | None, ...] = (None, *COLOURS)
+_DROPPED = 0.1
+_PURE_NOISE = 0.06
+
+
+def scheduler() -> EulerDiscreteScheduler:
+    """The noise schedule of Stable Diffusion with v-prediction, and the sampler a pipeline starts with."""
+    return EulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="linspace",
+        steps_offset=1,
+    )
+
+
+def build() -> UNet2DConditionModel:
+    """A new UNet of 9.4 million parameters."""
+    return cast(UNet2DConditionModel, UNet2DConditionModel(**CONFIG))
+
+
+class LatentBank:
+    """Encoded composites: `latents` (entries, 16, side, side) in half precision, the subject and colour of each."""
+
+    def __init__(
+        self,
+        pictures: torch.Tensor,
+        autoencoder: AutoencoderTiny,
+        weights: Sequence[float],
+        rng: random.Random,
+        canvas: int = 512,
+    ) -> None:
+        self.pictures, self.autoencoder, self.rng, self.canvas = pictures, autoencoder, rng, canvas
+        self.weights = weights
+        self.latents = torch.zeros(0, CHANNELS, canvas // FACTOR, canvas // FACTOR, dtype=torch.float16)
+        self.subject: list[int] = []
+        self.colour: list[int] = []
+        self._next = 0
+
+    @torch.no_grad()
+    def _encode(self, rows: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        colours = [COLOUR_NAMES.index(draw_colour(self.rng)) for _ in rows]
+        grounds = []
+        for colour in colours:
+            name = COLOUR_NAMES[colour]
+            grounds.append(soft_background(self.rng) if name is None else named_background(self.rng, name))
+        places = [Placement.draw(self.rng) for _ in rows]
+        drawn = composite(self.pictures[list(rows)], places, grounds, self.canvas)
+        drawn = drawn.contiguous(memory_format=torch.channels_last)
+        return self.autoencoder.encode(drawn).latents.half().contiguous(), colours
+
+    def fill(self, rounds: int) -> None:
+        """Adds entries, `rounds` for a subject of weight 1 (at least one for each)."""
+        rows = [row for row, weight in enumerate(self.weights) for _ in range(max(1, round(rounds * weight)))]
+        self.rng.shuffle(rows)
+        parts = [self.latents]
+        for start in Ticker.over("latents", range(0, len(rows), 8)):
+            encoded, colours = self._encode(rows[start : start + 8])
+            parts.append(encoded)
+            self.subject += rows[start : start + 8]
+            self.colour += colours
+        self.latents = torch.cat(parts)
+
+    def refresh(self, count: int) -> None:
+        """Replaces the oldest entries by new composites of the same subjects."""
+        places = [(self._next + offset) % len(self.subject) for offset in range(count)]
+        self._next += count
+        encoded, colours = self._encode([self.subject[place] for place in places])
+        self.latents[places] = encoded
+        for place, colour in zip(places, colours, strict=True):
+            self.colour[place] = colour
+
+    def save(self, path: Path) -> None:
+        """Writes the bank to a file."""
+        torch.save({"latents": self.latents, "subject": self.subject, "colour": self.colour}, path)
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self.latents, self.subject, self.colour = state["latents"], state["subject"], state["colour"]
+
+
+class CaptionPool:
+    """Embedded captions: a few for each subject and background colour, and that of the empty prompt."""
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        model: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        rng: random.Random,
+        plain: int = 8,
+        coloured: int = 1,
+    ) -> None:
+        self.index: dict[tuple[int, int], list[int]] = {}
+        texts: list[str] = []
+        for row in range(len(captioner.subjects)):
+            for colour, name in enumerate(COLOUR_NAMES):
+                count = plain if name is None else coloured
+                self.index[row, colour] = list(range(len(texts), len(texts) + count))
+                texts += [captioner.caption(row, name, rng, 0.1) for _ in range(count)]
+        self.rng = rng
+        parts = [
+            text.embed(model, tokenizer, texts[start : start + 64])
+            for start in Ticker.over("captions", range(0, len(texts), 64))
+        ]
+        self.states = torch.cat(parts)
+        self.empty = text.embed(model, tokenizer, [""])[0]
+
+    def pick(self, subject: int, colour: int) -> torch.Tensor:
+        """Hidden states (77, width) of one caption; sometimes those of the empty prompt, for guidance."""
+        if self.rng.random() < _DROPPED:
+            return self.empty
+        # A caption need not say the colour: a fifth of the coloured pictures go by their subject alone.
+        if colour and self.rng.random() < 0.2:
+            colour = 0
+        return self.states[self.rng.choice(self.index[subject, colour])]
+
+
+def _optimisers(model: UNet2DConditionModel) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    matrices, others = [], []
+    for name, value in model.named_parameters():
+        hidden = value.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+        (matrices if hidden else others).append(value)
+    return (
+        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, 1e-3, betas=(0.9, 0.98), weight_decay=0.0),
+    )
+
+
+def train(
+    banks: Sequence[LatentBank],
+    pool: CaptionPool,
+    checkpoint: Path,
+    minutes: float,
+    scaling: float,
+    on_save: Callable[[], None] | None = None,
+    seed: int = 0,
+    batch: int = 32,
+    refreshed: int = 1,
+    peak: float = 0.01,
+) -> None:
+    """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every four minutes).
+
+    `banks`: the main one (512x512) and others of other sizes, which take one step in six in the last third.
+    """
+    torch.manual_seed(seed)
+    model = build().train().to(memory_format=torch.channels_last)
+    average = Average(model, 0.9985)
+    optimisers = _optimisers(model)
+    ticker = Ticker("unet", minutes)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.values = state["average"]
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+        ticker = Ticker("unet", minutes, state["minutes"], state["step"])
+    rng = random.Random(seed + ticker.step)
+    schedules = (Schedule(peak, peak * 0.02, 60), Schedule(peak * 0.1, peak * 0.002, 60))
+    kept_share = scheduler().alphas_cumprod
+    running, saved = 1.0, ticker.spent_minutes
+
+    def save() -> None:
+        state = {
+            "model": model.state_dict(),
+            "average": average.values,
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "minutes": ticker.spent_minutes,
+            "step": ticker.step,
+        }
+        torch.save(state, checkpoint.with_suffix(".new"))
+        os.replace(checkpoint.with_suffix(".new"), checkpoint)
+        if on_save is not None:
+            on_save()
+
+    for spent in ticker:
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            set_rate(optimiser, schedule.rate(ticker.step, spent))
+        other = len(banks) > 1 and spent > 0.66 and ticker.step % 6 == 0
+        bank = rng.choice(list(banks[1:])) if other else banks[0]
+        if refreshed and not other:
+            bank.refresh(refreshed)
+        rows = [rng.randrange(len(bank.subject)) for _ in range(batch)]
+        clean = bank.latents[rows].float() * scaling
+        states = torch.stack([pool.pick(bank.subject[row], bank.colour[row]) for row in rows]).float()
+        noise = torch.randn_like(clean)
+        # A little more weight on high noise, where the text decides what there will be.
+        steps = (torch.rand(batch) ** 0.9 * 1000).long().clamp(max=999)
+        share = kept_share[steps]
+        # Sampling starts from noise without a trace of a picture; the schedule's last step still holds one.
+        pure = torch.rand(batch) < _PURE_NOISE
+        steps = torch.where(pure, 999, steps)
+        share = torch.where(pure, 0.0, share)[:, None, None, None]
+        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+        target = share.sqrt() * noise - (1 - share).sqrt() * clean
+        made = model(noisy.contiguous(memory_format=torch.channels_last), steps, states).sample
+        loss = F.mse_loss(made, target)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        average.update(model, ticker.step)
+        running = 0.98 * running + 0.02 * loss.item()
+        ticker.note(loss=running)
+        if ticker.spent_minutes - saved > 4:
+            save()
+            saved = ticker.spent_minutes
+    save()
+
+
+def load(checkpoint: Path) -> UNet2DConditionModel:
+    """The averaged UNet of a checkpoint, in evaluation mode."""
+    model = build()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    return cast(UNet2DConditionModel, model.eval().requires_grad_(False))

@@ -1,0 +1,245 @@
+"""The dashboard *Overview*: is it up, is it answering, is it scaling?"""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from dashboards.frame import section, start
+from dashboards.panels import Query, lines, number, timeline
+from dashboards.series import (
+    ACTIVATOR,
+    FAILURES,
+    QUEUE_PROXY,
+    REVISION,
+    legend,
+    mean,
+    of,
+    quantile,
+    rate,
+    ratio,
+    total,
+)
+
+ROUTE = "http_server_request_duration_seconds"
+COUNTED = f"ok|{FAILURES}"
+
+
+def _status(pattern: str) -> str:
+    """Requests per second at the route whose status matches; 0 where there is traffic but none such."""
+    some = total(_route(http_response_status_code=pattern), REVISION)
+    return f"{some} or {total(_route(), REVISION)} * 0"
+
+
+def _route(**matchers: str) -> str:
+    """Requests per second at the route."""
+    return rate(f"{ROUTE}_count", job=ACTIVATOR, **matchers)
+
+
+def _by_class(requests: str, code: str) -> str:
+    """Requests per second by class of response (2xx, 4xx …), from the first digit of the label ``code``."""
+    return f'sum by (class) (label_replace({requests}, "class", "${{1}}xx", "{code}", "(.).*"))'
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    board = start("overview", "Overview", "Is it up, is it answering, is it scaling?")
+    section(
+        board,
+        "Now",
+        number(
+            "Pods ready",
+            "Pods that can take a request now. 0 is normal when nobody asks: the next request wakes one.",
+            Query(f"{total(of('sd_lifecycle_state', state='ready|busy'))} or vector(0)"),
+            unit="short",
+            base="blue",
+            steps=((1, "green"),),
+        ),
+        number(
+            "Image requests",
+            "Requests for images per minute, over the time range shown.",
+            Query(f"{total(rate('sd_requests_total', '$__range'))} * 60"),
+            unit="reqpm",
+            decimals=1,
+        ),
+        number(
+            "Success",
+            "Share of requests for images that got them, over the time range shown. "
+            "Bad requests and cancelled ones are not counted.",
+            Query(
+                ratio(
+                    total(rate("sd_requests_total", "$__range", outcome="ok")),
+                    total(rate("sd_requests_total", "$__range", outcome=COUNTED)),
+                )
+            ),
+            unit="percentunit",
+            base="red",
+            steps=((0.95, "orange"), (0.99, "green")),
+            decimals=1,
+        ),
+        number(
+            "P95",
+            "95 % of images came back within this time, over the time range shown.",
+            Query(quantile(0.95, "sd_request_duration_seconds", window="$__range", result="ok")),
+            unit="s",
+            steps=((30, "orange"), (120, "red")),
+            decimals=1,
+        ),
+        number(
+            "Waiting",
+            "Requests that wait for the device inside the pods now.",
+            Query(total(of("sd_queue_depth"))),
+            unit="short",
+            steps=((3, "orange"), (10, "red")),
+        ),
+        number(
+            "Alerts",
+            "Alerts of this service that are firing now; their runbooks are in the rules.",
+            Query('count(ALERTS{alertstate="firing", alertname=~"SD.*"}) or vector(0)'),
+            unit="short",
+            steps=((1, "red"),),
+        ),
+    )
+    section(
+        board,
+        "Requests, as the pods saw them",
+        lines(
+            "Image requests by outcome",
+            "How requests for images ended. queue_full, not_ready and draining are refusals that may be "
+            "retried.",
+            Query(f"{total(rate('sd_requests_total'), 'outcome')} > 0", "{{outcome}}"),
+            unit="reqps",
+            stack=True,
+        ),
+        lines(
+            "Image requests by revision",
+            "Requests for images per second; during a rollout two revisions share them.",
+            Query(total(rate("sd_requests_total"), REVISION), legend(REVISION)),
+            unit="reqps",
+            stack=True,
+        ),
+        lines(
+            "Success by revision",
+            "Share of requests for images that got them; the dashed line is the objective of 99 %.",
+            Query(
+                ratio(
+                    total(rate("sd_requests_total", outcome="ok"), REVISION),
+                    total(rate("sd_requests_total", outcome=COUNTED), REVISION),
+                ),
+                legend(REVISION),
+            ),
+            unit="percentunit",
+            top=1,
+            steps=((0.99, "orange"),),
+        ),
+        lines(
+            "HTTP responses by class",
+            "Every HTTP exchange, polls and lists too: 4xx is the clients' doing, 5xx ours.",
+            Query(_by_class(rate("sd_http_requests_total"), "code"), "{{class}}"),
+            unit="reqps",
+        ),
+    )
+    section(
+        board,
+        "Requests, as clients saw them (Knative's activator)",
+        lines(
+            "Request volume by revision",
+            "All requests through the route, also those that never reached a pod.",
+            Query(total(_route(), REVISION), legend(REVISION)),
+            unit="reqps",
+            stack=True,
+        ),
+        lines(
+            "Responses by class",
+            "Responses of the route. More 5xx than the pods count means requests that timed out in a "
+            "cold start.",
+            Query(_by_class(_route(), "http_response_status_code"), "{{class}}"),
+            unit="reqps",
+            stack=True,
+        ),
+        lines(
+            "Success at the route",
+            "Share of 2xx answers by revision; the dashed line is the objective of 99 %.",
+            Query(
+                ratio(
+                    total(_route(http_response_status_code="2.."), REVISION),
+                    total(_route(), REVISION),
+                ),
+                legend(REVISION),
+            ),
+            unit="percentunit",
+            top=1,
+            steps=((0.99, "orange"),),
+        ),
+        lines(
+            "4xx and 5xx at the route",
+            "Failed requests per second: 4xx the clients' doing, 5xx the service's or Knative's.",
+            Query(_status("4.."), f"4xx {{{{{REVISION}}}}}"),
+            Query(_status("5.."), f"5xx {{{{{REVISION}}}}}"),
+            unit="reqps",
+            steps=((0.1, "red"),),
+        ),
+    )
+    section(
+        board,
+        "Scaling",
+        lines(
+            "Pod scaling",
+            "What the autoscaler wants against what there is. Pending for long: no free GPU, or a slow "
+            "image pull.",
+            Query(total(of("kn_revision_pods_desired")), "desired"),
+            Query(total(of("kn_revision_pods_requested")), "requested"),
+            Query(total(of("kn_revision_pods_count")), "ready"),
+            Query(total(of("kn_revision_pods_not_ready_count")), "not ready"),
+            Query(total(of("kn_revision_pods_pending_count")), "pending"),
+            Query(total(of("kn_revision_pods_terminating_count")), "terminating"),
+            unit="short",
+        ),
+        lines(
+            "Ready pods by revision",
+            "Each pod holds a GPU. Two revisions at once is a rollout, or an old one that does not reach "
+            "zero.",
+            Query(total(of("kn_revision_pods_count"), REVISION), legend(REVISION)),
+            unit="short",
+            stack=True,
+        ),
+        lines(
+            "Concurrency",
+            "Requests under way as the autoscaler averages them: over the window (stable) and its last tenth "
+            "(panic), against the target per pod.",
+            Query(total(of("kn_revision_concurrency_stable")), "stable"),
+            Query(total(of("kn_revision_concurrency_panic")), "panic"),
+            Query(f"max({of('kn_revision_concurrency_target')})", "target per pod"),
+            unit="short",
+        ),
+        lines(
+            "Waiting before the pods",
+            "Requests that the activator holds back (queued) or has handed on (active), and those in the "
+            "pods' "
+            "queue-proxies. Queued without new pods: max-scale is reached.",
+            Query(_held("queued"), "queued at activator"),
+            Query(_held("active"), "active at activator"),
+            Query(total(of("kn_serving_queue_depth", job=QUEUE_PROXY)), "in queue-proxies"),
+            unit="short",
+            steps=((10, "orange"),),
+        ),
+        timeline(
+            "Panic mode",
+            "Red: a burst, the autoscaler only scales up until a whole window has passed.",
+            Query(f"max by ({REVISION}) ({of('kn_revision_panic_mode')})", legend(REVISION)),
+            states={"0": ("stable", "green"), "1": ("panic", "red")},
+        ),
+        lines(
+            "Time in the pod",
+            "Mean time from queue-proxy to the last byte, cold start and waiting not included. "
+            "Knative's own histograms end at 10 s, so only their mean is shown.",
+            Query(mean("kn_serving_invocation_duration_seconds", job=QUEUE_PROXY), "mean"),
+            unit="s",
+            height=6,
+        ),
+    )
+    return board
+
+
+def _held(state: str) -> str:
+    """Requests at the activator; its series carry no service, so the autoscaler's say which are ours."""
+    ours = of("kn_revision_pods_desired")
+    held = f'kn_revision_request_{state}{{k8s_namespace_name=~"$namespace", {REVISION}=~"$revision"}}'
+    return f"sum({held} and on (k8s_namespace_name, {REVISION}) {ours})"

@@ -1,9 +1,9 @@
 """Attention: which words of a prompt weigh how much, and where a chunk has to end.
 
-``(x)`` weighs 1.1 times as much, ``[x]`` 1.1 times less, ``(x:1.3)`` 1.3 times; brackets nest and their factors
-multiply. Round and square brackets are paired independently of one another, a bracket that is never closed
-reaches to the end, and one that was never opened is text. ``\\(``, ``\\)``, ``\\[``, ``\\]`` and ``\\\\`` are
-literal. The word ``BREAK`` ends the chunk of tokens that stands before it.
+``(x)`` weighs 1.1 times as much, ``[x]`` 1.1 times less, ``(x:1.3)`` 1.3 times; brackets nest and their
+factors multiply. Round and square brackets are paired independently of one another, a bracket that is never
+closed reaches to the end, and one that was never opened is text. ``\\(``, ``\\)``, ``\\[``, ``\\]`` and
+``\\\\`` are literal. The word ``BREAK`` ends the chunk of tokens that stands before it.
 """
 
 import math
@@ -17,7 +17,7 @@ STEP: Final = 1.1
 MAX_WEIGHT: Final = 100.0
 """Weights are held within ±MAX_WEIGHT: beyond it half precision overflows and the image turns black."""
 
-_MAX_FACTOR: Final = 1e12  # keeps products of thousands of nested brackets finite, so that none becomes inf * 0
+_MAX_FACTOR: Final = 1e12  # keeps the product of thousands of brackets finite, so that it is never inf · 0
 
 _LEXEME: Final = re.compile(
     r"""
@@ -107,7 +107,7 @@ def _append_text(pieces: list[str | Break], text: str) -> None:
 
 
 def _factors(brackets: list[_Bracket], count: int) -> list[float]:
-    """The product of the factors around each of ``count`` pieces; brackets of one kind never overlap partly."""
+    """The product of the factors around each of ``count`` pieces; brackets of one kind only ever nest."""
     products: list[float] = []
     around: list[tuple[int, float]] = []  # (end, product) of the brackets that hold the current piece
     upcoming = iter(brackets)

@@ -11,7 +11,7 @@ _OPENING: Final = re.compile(r"<(\w++):")
 
 @dataclass(frozen=True, slots=True)
 class NetworkTag:
-    """One tag, ``<kind:argument:argument:key=value>``; the first positional argument is the network's name."""
+    """One tag, ``<kind:name:argument:key=value>``."""
 
     kind: str
     positional: tuple[str, ...]
@@ -25,7 +25,7 @@ class NetworkTag:
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
-    """How strongly a LoRA acts on the text encoder and on the UNet; ``dyn_dim`` cuts its rank, None leaves it."""
+    """How strongly a LoRA acts; ``dyn_dim`` cuts its rank to so many, None leaves it."""
 
     name: str
     text_encoder: float = 1.0
@@ -54,15 +54,16 @@ def extract_networks(prompt: str) -> tuple[str, list[NetworkTag]]:
 
 
 def extract_networks_of_batch(prompts: Sequence[str]) -> tuple[list[str], list[NetworkTag]]:
-    """All ``prompts`` without their tags, and the tags of the first prompt: one set of weights serves a batch."""
+    """All ``prompts`` without tags, and the tags of the first: one set of weights serves a batch."""
     extracted = [extract_networks(prompt) for prompt in prompts]
     return [text for text, _ in extracted], extracted[0][1] if extracted else []
 
 
 def lora_weights(tag: NetworkTag) -> LoraWeights:
-    """Read ``<lora:name:te:unet:dyn>``: positions may be left out from the right, ``te=``, ``unet=``, ``dyn=`` win.
+    """Read ``<lora:name:te:unet:dyn>``; ``te=``, ``unet=`` and ``dyn=`` win over positions.
 
-    The UNet's weight is the text encoder's unless it is given. A number that cannot be read counts as left out.
+    The UNet's weight is the text encoder's unless it is given. A number that cannot
+    be read counts as left out.
     """
     positional = dict(zip(("te", "unet", "dyn"), tag.positional[1:], strict=False))
     arguments = positional | tag.named

@@ -1,13 +1,14 @@
 """Prompt editing: which text a prompt reads at which step.
 
-``[from:to:when]``, ``[to:when]`` and ``[from::when]`` change the text once, ``[a|b|c]`` changes it at every step.
-Both nest, in each other and in attention brackets, which this module leaves as they are. ``when`` is a step if
-it is written as an integer, a fraction of the steps if it has a point. During the second pass of hires fix an
-integer counts on from the steps of the first pass and a fraction from 1: ``[a:b:1.5]`` changes half-way
-through the second pass.
+``[from:to:when]``, ``[to:when]`` and ``[from::when]`` change the text once, ``[a|b|c]`` changes it at every
+step. Both nest, in each other and in attention brackets, which this module leaves as they are. ``when`` is
+a step if it is written as an integer, a fraction of the steps if it has a point. During the second pass of
+hires fix an integer counts on from the steps of the first pass and a fraction from 1: ``[a:b:1.5]`` changes
+half-way through the second pass.
 
-The language is A1111's: a bracket that makes none of these forms is text, and so are all brackets around it. A
-``|`` that separates nothing turns editing off for the whole prompt, which then is read as it is written.
+The language is A1111's: a bracket that makes none of these forms is text, and so are all brackets around
+it. A ``|`` that separates nothing turns editing off for the whole prompt, which then is read as it is
+written.
 """
 
 import re
@@ -187,8 +188,8 @@ def _text_at(nodes: tuple[_Node, ...], step: int, run: _Pass) -> str:
 def schedule(prompt: str, steps: int, hires_steps: int | None = None) -> list[ScheduledText]:
     """The texts of ``prompt`` over one pass, in order; the last one is valid until the pass ends.
 
-    ``steps`` (≥ 1) is the number of steps of the first pass. With ``hires_steps`` (≥ 1) the schedule is that of the
-    second pass, else that of the first. Neighbours are always different. Accepts every string.
+    ``steps`` (≥ 1) is the number of steps of the first pass. With ``hires_steps`` (≥ 1) the schedule is
+    that of the second pass, else that of the first. Neighbours are always different. Accepts every string.
     """
     run = _Pass(steps, 0, 0.0) if hires_steps is None else _Pass(hires_steps, steps, 1.0)
     nodes = _parse(prompt)

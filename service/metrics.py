@@ -32,7 +32,7 @@ OUTCOMES: Final = (
 )  # fmt: skip
 CACHES: Final = ("conditioning", "checkpoint")
 
-_disable_created()
+_disable_created()  # type: ignore[no-untyped-call]
 
 
 class Metrics:

@@ -26,8 +26,8 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
 PARAMETERS: Final = "parameters"
 """Keyword of the text chunk that holds the infotext."""
 
-_EXIF_IFD: Final = 0x8769
-_USER_COMMENT: Final = 0x9286
+EXIF_IFD: Final = 0x8769
+USER_COMMENT: Final = 0x9286
 _UNICODE: Final = b"UNICODE\0"
 _ASCII: Final = b"ASCII\0\0\0"
 _JPEG_EXIF_BYTES: Final = 65_000  # a JPEG segment holds 65,533, and TIFF's own structure takes a little
@@ -106,5 +106,5 @@ def _exif(infotext: str | None, limit: int | None) -> bytes:
     if limit is not None and len(comment) > limit:
         return b""
     exif = Image.Exif()
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
     return exif.tobytes()

@@ -4,11 +4,16 @@ All draws happen on the CPU in float32 and move to the device afterwards: the sa
 on every machine (A1111 calls this "RNG: CPU").
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 import torchsde
 from torch import Tensor
+
+_TREE_DIGITS: Final = 6
+"""Decimals to which a Brownian tree resolves time."""
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -104,16 +109,22 @@ class NoiseSource:
         refine the same image. It is a Brownian tree (Li et al. 2020, arXiv:2001.01328, in torchsde). The
         function returned takes ``(sigma, sigma_next)`` and gives the increment, scaled to unit variance.
         """
-        low, high = torch.tensor(sigma_min), torch.tensor(sigma_max)
-        origin = torch.zeros(x.shape[1:])
-        trees = [torchsde.BrownianTree(low, origin, high, entropy=seed % 2**64) for seed in self._seeds]
-        device, dtype = x.device, x.dtype
+        # The tree rounds its ends like this, and warns of a sigma that lies a hair beyond them.
+        low, high = round(sigma_min, _TREE_DIGITS), round(sigma_max, _TREE_DIGITS)
+        trees = [
+            torchsde.BrownianTree(low, torch.zeros(x.shape[1:]), high, entropy=seed % 2**64)
+            for seed in self._seeds
+        ]
 
         def increment(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-            # Rounding may carry a sigma a hair beyond the ends of the path.
-            first, second = (value.cpu().clamp(low, high) for value in (sigma, sigma_next))
-            start, end = torch.minimum(first, second), torch.maximum(first, second)
-            drawn = torch.stack([tree(start, end) for tree in trees]) / (end - start).sqrt()
-            return (drawn if first < second else -drawn).to(device=device, dtype=dtype)
+            first, second = float(sigma), float(sigma_next)
+            start, end = (
+                round(min(max(value, low), high), _TREE_DIGITS) for value in sorted((first, second))
+            )
+            if start == end:
+                return torch.zeros_like(x)
+            drawn = torch.stack([tree(start, end) for tree in trees])
+            drawn /= math.copysign(math.sqrt(abs(second - first)), second - first)
+            return drawn.to(device=x.device, dtype=x.dtype)
 
         return increment

@@ -199,7 +199,7 @@ def _unipc(n: int, table: Tensor, spacing: UniPCSpacing) -> Tensor:
             return _spaced(count - 1, 0, n + 1, table)
 
 
-def _lcm_table(table: Tensor) -> Tensor:
+def lcm_table(table: Tensor) -> Tensor:
     """The part of the table that a latent consistency model knows."""
     stride = max(len(table) // LCM_TIMESTEPS, 1)
     return table[stride - 1 :: stride]
@@ -235,7 +235,7 @@ def sampler_sigmas(
     built = sigmas(
         effective_scheduler(sampler, scheduler).name,
         n + discard,
-        _lcm_table(table) if sampler.name == "LCM" else table,
+        lcm_table(table) if sampler.name == "LCM" else table,
         rho=rho,
         sigma_min=sigma_min,
         sigma_max=sigma_max,

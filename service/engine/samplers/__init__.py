@@ -5,14 +5,26 @@ which schedule each likes best, is in :mod:`service.samplers`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from service.engine.samplers.dpm_solver_pp import dpmpp_2m
+from service.engine.samplers.ddim import ddim, ddim_cfgpp
+from service.engine.samplers.dpm_solver import dpm_adaptive, dpm_fast
+from service.engine.samplers.dpm_solver_pp import (
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_2m_sde_heun,
+    dpmpp_2s_ancestral,
+    dpmpp_3m_sde,
+    dpmpp_sde,
+)
 from service.engine.samplers.euler import euler, euler_ancestral
+from service.engine.samplers.lcm import lcm
+from service.engine.samplers.multistep import lms, plms
 from service.engine.samplers.protocol import (
     BrownianNoise,
     Denoiser,
@@ -22,7 +34,11 @@ from service.engine.samplers.protocol import (
     SamplerOptions,
     UnconditionalDenoiser,
 )
+from service.engine.samplers.restart import restart
+from service.engine.samplers.second_order import dpm_2, dpm_2_ancestral, heun
+from service.engine.samplers.unipc import unipc
 from service.errors import UnknownName
+from service.samplers import SAMPLERS as CATALOGUE
 
 __all__ = [
     "SAMPLERS",
@@ -39,11 +55,34 @@ __all__ = [
 SAMPLERS: Final[Mapping[str, SamplerFunction]] = MappingProxyType(
     {
         "DPM++ 2M": dpmpp_2m,
+        "DPM++ SDE": dpmpp_sde,
+        "DPM++ 2M SDE": dpmpp_2m_sde,
+        "DPM++ 2M SDE Heun": dpmpp_2m_sde_heun,
+        "DPM++ 2S a": dpmpp_2s_ancestral,
+        "DPM++ 3M SDE": dpmpp_3m_sde,
         "Euler a": euler_ancestral,
         "Euler": euler,
+        "LMS": lms,
+        "Heun": heun,
+        "DPM2": dpm_2,
+        "DPM2 a": dpm_2_ancestral,
+        "DPM fast": dpm_fast,
+        "DPM adaptive": dpm_adaptive,
+        "Restart": restart,
+        "DDIM": ddim,
+        "DDIM CFG++": ddim_cfgpp,
+        "PLMS": plms,
+        "UniPC": unipc,
+        "LCM": lcm,
     }
 )
 """The function of each sampler, by the name that :mod:`service.samplers` gives it."""
+
+
+_PARAMETERS: Final = {sampler.name: frozenset(sampler.parameters) for sampler in CATALOGUE}
+_DEFAULTS: Final = {
+    name: getattr(SamplerOptions(), name) for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")
+}
 
 
 @torch.no_grad()
@@ -73,4 +112,5 @@ def sample(
     sigmas = sigmas.to(device="cpu", dtype=torch.float32)
     if len(sigmas) < 2:
         return x
-    return function(denoiser, x, sigmas, noise, options, on_step)
+    unused = {name: value for name, value in _DEFAULTS.items() if name not in _PARAMETERS[sampler_name]}
+    return function(denoiser, x, sigmas, noise, replace(options, **unused), on_step)

@@ -22,9 +22,9 @@ def euler(
 def euler_ancestral(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, options: SamplerOptions, on_step: OnStep
 ) -> Tensor:
-    """Euler steps of the ODE, each followed by fresh noise: ancestral sampling as in DDPM
+    """Euler steps of the ODE, each followed by fresh noise.
 
-    (Ho et al. 2020, arXiv:2006.11239) at ``eta`` 1, plain Euler at 0.
+    At ``eta`` 1 it is the ancestral sampling of DDPM (Ho et al. 2020, arXiv:2006.11239), at 0 plain Euler.
     """
     eta = eta_or(options, 1.0)
     for i in range(len(sigmas) - 1):

@@ -79,10 +79,23 @@ SAMPLERS: Final[Mapping[str, SamplerFunction]] = MappingProxyType(
 """The function of each sampler, by the name that :mod:`service.samplers` gives it."""
 
 
+_SHORTEST_STEP: Final = 1e-5
+"""Relative to sigma; float32 cannot tell much closer sigmas apart."""
+
 _PARAMETERS: Final = {sampler.name: frozenset(sampler.parameters) for sampler in CATALOGUE}
 _DEFAULTS: Final = {
     name: getattr(SamplerOptions(), name) for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")
 }
+
+
+def _distinct(sigmas: Tensor) -> Tensor:
+    """``sigmas`` without steps that lead nowhere.
+
+    Schedules of very many steps, or with a large rho, repeat noise levels; multistep samplers would divide by
+    the length of such a step.
+    """
+    falls = sigmas[1:] < sigmas[:-1] * (1 - _SHORTEST_STEP)
+    return sigmas[torch.cat([torch.tensor([True]), falls])]
 
 
 @torch.no_grad()
@@ -109,7 +122,7 @@ def sample(
     function = SAMPLERS.get(sampler_name)
     if function is None:
         raise UnknownName(f"There is no sampler {sampler_name!r}. Use one of: {', '.join(SAMPLERS)}.")
-    sigmas = sigmas.to(device="cpu", dtype=torch.float32)
+    sigmas = _distinct(sigmas.to(device="cpu", dtype=torch.float32))
     if len(sigmas) < 2:
         return x
     unused = {name: value for name, value in _DEFAULTS.items() if name not in _PARAMETERS[sampler_name]}

@@ -129,6 +129,7 @@ class Pods(_Section):
     drain: Seconds = 30.0  # queue-proxy: quiet seconds before the application is told to stop
     stop: Seconds = 1.0  # from there to the GPU being free
     initial: int = Field(default=0, ge=0, le=10_000)  # ready at the start
+    deploying: bool = False  # the revision is new: initial-scale pods start at once
 
 
 class Cluster(_Section):

@@ -56,7 +56,7 @@ def fetch(
             )
         asked = model
         name = PurePosixPath(model).name
-    refuse_pickle(name, model)
+    refuse_pickle(name)
     target = to or (models_dir or Path("models")) / "checkpoints" / name
     if target.exists():
         if target.resolve() != local.resolve():

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from service.errors import ModelLoadError
 from service.fetch.errors import FetchRefused
+from service.weights import INDEX, PICKLES
+from service.weights import refuse_pickle as refuse_pickled_file
 
-INDEX: Final = "model_index.json"
-"""The file that makes a folder a diffusers pipeline: it names the parts and their classes."""
-_PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _PLAIN: Final = (".json", ".txt", ".model", ".md")
 """Endings of the files beside the weights: configuration, vocabulary, model card."""
 _LEGAL: Final = ("license", "notice")
@@ -22,15 +22,12 @@ _WEIGHTS: Final = re.compile(
 """``diffusion_pytorch_model.fp16.safetensors`` is variant fp16; ``…-00001-of-00002`` is one of two shards."""
 
 
-def refuse_pickle(name: str, model: str) -> None:
+def refuse_pickle(name: str) -> None:
     """Raise :class:`FetchRefused` with the way out when ``name`` is a file of pickled weights."""
-    if name.lower().endswith(_PICKLES):
-        raise FetchRefused(
-            f"{model} is a pickle, and loading a pickle runs whatever code is inside it. Convert it once, on "
-            'a machine without secrets: python -c "from diffusers import StableDiffusionPipeline as P; '
-            f"P.from_single_file('{name}').save_pretrained('converted')\" (StableDiffusionXLPipeline for "
-            "SDXL), then fetch the folder `converted`."
-        )
+    try:
+        refuse_pickled_file(Path(name))
+    except ModelLoadError as error:
+        raise FetchRefused(error.detail) from None
 
 
 def select(
@@ -73,7 +70,7 @@ def _select_weights(part: str, inside: Collection[str], model: str, variant: str
                 kind = of_index[1]
             by_variant.setdefault(kind, []).append((name, matched))
     if not by_variant:
-        pickles = [name for name in inside if name.endswith(_PICKLES)]
+        pickles = [name for name in inside if name.endswith(PICKLES)]
         if pickles:
             raise FetchRefused(
                 f"{model} has its {part} as a pickle only ({PurePosixPath(pickles[0]).name}), and loading a "
@@ -116,7 +113,7 @@ def _select_single(names: Collection[str], model: str) -> dict[str, str]:
             + ", ".join(f"{model}/{name}" for name in weights)
         )
     for name in at_top:
-        refuse_pickle(name, f"{model}/{name}")
+        refuse_pickle(name)
     raise FetchRefused(
         f"{model} has neither a {INDEX} nor a .safetensors file: there is no checkpoint in it."
     )

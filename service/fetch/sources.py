@@ -21,7 +21,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from service.fetch.errors import FetchError, FetchRefused
-from service.fetch.selection import INDEX
+from service.weights import INDEX
 
 _CHUNK = 1 << 22
 

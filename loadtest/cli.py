@@ -2,6 +2,9 @@
 
 import typer
 
+from loadtest.compare import compare
+from loadtest.run_command import run
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -9,7 +12,5 @@ app = typer.Typer(
     help="Load tests for image services on Knative: measure (run), compare, and predict (simulate).",
 )
 
-
-@app.callback()
-def _commands() -> None:
-    """Keeps sub-commands named even while there is only one."""
+app.command()(run)
+app.command()(compare)

@@ -70,6 +70,7 @@ class Simulation:
         self._expiring = False
         self._traffic_over = False
         self._over = self.env.event()
+        self.busy_seconds = 0.0
         self.series: list[tuple[float, int, int, int, int]] = []
         for reporter in self._reporters:
             self.env.process(self._report(reporter, float(rng_phase.random())))
@@ -207,6 +208,7 @@ class Simulation:
         if request.stage is not Stage.WORK or pod is None:
             return  # given up meanwhile: the GPU was freed by then
         pod.served += 1
+        self.busy_seconds += request.service
         self._free(pod, request.number)
         self._end(request, OK)
 

@@ -116,6 +116,8 @@ class LocalBackend:
             loop.call_soon_threadsafe(task.publish, progress)
 
         result = await self.on_device(task, lambda engine: engine.generate(task.request, task.token, sink))
+        for stage, seconds in result.timings.stages.items():
+            task.timings.add(stage, seconds)
         task.cold_start, self._first_image = self._first_image, False
         self._count(result)
         return result

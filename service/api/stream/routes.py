@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.api import problems
 from service.api.exchange import exchange
 from service.api.limits import check
 from service.api.sdapi import respond, translate
@@ -25,11 +27,13 @@ from service.api.sdapi.generation import options_for
 from service.api.sdapi.schemas import Txt2ImgBody
 from service.api.stream import events
 from service.context import Context, get_context
-from service.errors import ServiceError
-from service.imaging import preview
+from service.errors import Cancelled, ServiceError
+from service.imaging.preview import make_preview
 from service.jobs import GenerationRequest, Progress
 from service.options import Options
 from service.tasks import Queued, Started, Task, TaskEvent
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["native"])
 
@@ -127,23 +131,30 @@ async def _stream(
                 if event is None:
                     break
                 yield await _event(task, event, context)
-            try:
+            error = making.exception()
+            if error is None:
                 yield _sse("result", making.result())
-            except ServiceError as error:
-                failed = events.ErrorEvent(
-                    task_id=task.id,
-                    status=error.status,
-                    code=error.code,
-                    blame=error.blame,
-                    detail=error.detail,
-                    retry_after=error.retry_after,
-                )
+            else:
                 task.failure = error
-                yield _sse("error", failed.model_dump())
+                yield _sse("error", _failed(task, error))
         finally:
             if not making.done():
                 task.token.cancel("disconnect")
                 making.cancel()
+
+
+def _failed(task: Task, error: BaseException) -> dict[str, Any]:
+    if not isinstance(error, ServiceError):
+        log.error("unexpected error", exc_info=error)
+        error = problems.mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
+    return events.ErrorEvent(
+        task_id=task.id,
+        status=error.status,
+        code=error.code,
+        blame=error.blame,
+        detail=error.detail,
+        retry_after=error.retry_after,
+    ).model_dump()
 
 
 async def _event(task: Task, event: TaskEvent, context: Context) -> bytes:
@@ -157,7 +168,8 @@ async def _event(task: Task, event: TaskEvent, context: Context) -> bytes:
             shown = None
             if event.preview is not None:
                 loop = asyncio.get_running_loop()
-                shown = await loop.run_in_executor(context.encoders, preview.data_uri, event.preview)
+                small = await loop.run_in_executor(context.encoders, make_preview, event.preview)
+                shown = small.data_uri
             progress = events.ProgressEvent(
                 task_id=task.id,
                 step=event.step,

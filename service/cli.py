@@ -1,0 +1,133 @@
+"""The command line: serve, generate, fetch, settings. Every option is also an ``SD_*`` variable.
+
+Heavy imports wait inside the commands: ``--help`` is instant, and ``serve`` listens before torch is imported.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from service.settings import Settings, SettingsError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API.",
+)
+
+Model = Annotated[str | None, typer.Option(help="Diffusers folder, Hugging Face id or .safetensors file (SD_MODEL).")]
+
+
+def _settings(**options: Any) -> Settings:
+    try:
+        return Settings.read(**{name: value for name, value in options.items() if value is not None})
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _fail(sentence: str, code: int = 2) -> NoReturn:
+    typer.secho(sentence, fg="red", err=True)
+    raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SD_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (SD_PORT).")] = None,
+    model: Model = None,
+) -> None:
+    """Serve the HTTP API until a signal ends it."""
+    settings = _settings(host=host, port=port, model=model)
+    from service.weights import read_ahead
+
+    # First of all: the disk has nothing else to do while Python imports for seconds.
+    local = Path(settings.model).expanduser()
+    if local.exists():
+        read_ahead(local)
+    from service import logs, server
+    from service.app import create_app
+
+    logs.configure(settings)
+    if sys.stderr.isatty():
+        _greet(settings)
+    try:
+        server.run(create_app(settings), settings)
+    except OSError as error:
+        _fail(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port.", 1)
+
+
+def _greet(settings: Settings) -> None:
+    from rich.console import Console
+
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
+    address = f"http://{host}:{settings.port}"
+    Console(stderr=True, highlight=False).print(
+        f"[bold]{address}[/bold]  (API: {address}/docs). As soon as the model is ready:\n"
+        f"  curl -s {address}/sdapi/v1/txt2img -d '{{\"prompt\": \"pretty dog\", \"steps\": 20}}' "
+        "| python3 -c 'import sys, json, base64; sys.stdout.buffer.write("
+        'base64.b64decode(json.load(sys.stdin)["images"][0]))\' > dog.png',
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .png, .jpg or .webp.")] = Path("out.png"),
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    seed: Annotated[int, typer.Option(help="-1: a random one.")] = -1,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
+    cfg_scale: Annotated[float, typer.Option(help="Guidance scale.")] = 7.0,
+    width: Annotated[int, typer.Option(help="Pixels, a multiple of 8.")] = 512,
+    height: Annotated[int, typer.Option(help="Pixels, a multiple of 8.")] = 512,
+    sampler: Annotated[str, typer.Option(help="Sampler, in any spelling that the API takes.")] = "Euler a",
+    scheduler: Annotated[str | None, typer.Option(help="Scheduler, e.g. Karras.")] = None,
+    model: Model = None,
+) -> None:
+    """Make one image without HTTP."""
+    settings = _settings(model=model)
+    from service.errors import ServiceError
+    from service.once import generate_once
+
+    body = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "steps": steps,
+        "cfg_scale": cfg_scale,
+        "width": width,
+        "height": height,
+        "sampler_name": sampler,
+        "scheduler": scheduler,
+    }
+    try:
+        generate_once(settings, body, output)
+    except ServiceError as error:
+        _fail(error.detail, 1)
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="Hugging Face id (owner/name[/file]), folder or .safetensors file.")],
+    to: Annotated[Path | None, typer.Option(help="Where to put it; default: checkpoints/ of SD_MODELS_DIR.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Preferred variant of the weights, e.g. fp16.")] = None,
+) -> None:
+    """Bring a checkpoint here, resumably, and check it."""
+    settings = _settings()
+    from service.fetch import FetchError
+    from service.fetch import fetch as fetch_checkpoint
+
+    try:
+        typer.echo(fetch_checkpoint(model, to=to, models_dir=settings.models_dir, revision=revision, variant=variant))
+    except FetchError as error:
+        _fail(str(error), error.exit_code)
+
+
+@app.command()
+def settings() -> None:
+    """Print the table of all settings (Markdown)."""
+    typer.echo(Settings.table())

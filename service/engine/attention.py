@@ -1,0 +1,42 @@
+"""How a loaded model computes: memory layout, attention kernels, compilation."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import structlog
+import torch
+
+from service.engine.device import Device
+from service.engine.model import Model
+from service.errors import ModelLoadError
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def tune(model: Model, device: Device, settings: Settings) -> None:
+    """Apply the settings to a model that has just been loaded. Raises :class:`ModelLoadError`."""
+    if settings.channels_last:
+        for module in (model.unet, model.vae):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if _wants_xformers(device, settings):
+        unet: Any = model.unet
+        unet.enable_xformers_memory_efficient_attention()
+    # Else: diffusers' default attention processor is PyTorch's scaled_dot_product_attention.
+    if settings.compile:
+        # In place: parameters keep their names, so that LoRA and switching work as without.
+        model.unet.compile(mode="default", dynamic=False)
+
+
+def _wants_xformers(device: Device, settings: Settings) -> bool:
+    if settings.attention == "sdpa" or not device.is_cuda:
+        if settings.attention == "xformers":
+            raise ModelLoadError("SD_ATTENTION=xformers needs a CUDA device: set it to auto or sdpa.")
+        return False
+    if find_spec("xformers") is None:
+        if settings.attention == "xformers":
+            raise ModelLoadError(
+                "SD_ATTENTION=xformers, but xformers is not installed: pip install 'knative-diffusion[gpu]'."
+            )
+        return False
+    return True

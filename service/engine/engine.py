@@ -1,0 +1,196 @@
+"""The diffusers engine: loads checkpoints, makes images, and turns torch's failures into this service's errors."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+import torch
+
+from service.backends.protocol import CheckpointInfo, DeviceInfo, News
+from service.engine import attention, device, loading
+from service.engine.checkpoints import CheckpointCatalogue, locate
+from service.engine.conditioning import EncodingCache
+from service.engine.generation import Generation
+from service.engine.model import Model
+from service.engine.prompt import NetworkTag
+from service.engine.upscaling import enlarge_image
+from service.errors import ModelError, ModelLoadError, OutOfMemory, ServiceError
+from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class DiffusersEngine:
+    """See :class:`service.backends.protocol.Engine`. All methods run in one thread, the engine's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._device: device.Device | None = None
+        self._catalogue: CheckpointCatalogue | None = None
+        self._models: dict[str, Model] = {}
+        self.conditioning_cache = EncodingCache()
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    def load(self, on_news: News) -> None:
+        """Read the default checkpoint and make the warm-up image."""
+        began = time.perf_counter()
+        self._device = device.choose(self._settings)
+        path = locate(self._settings)
+        on_news(f"Reading {path.name}.")
+        self._catalogue = CheckpointCatalogue(path, self._settings)
+        model = self._load(self._catalogue.default)
+        read = time.perf_counter()
+        on_news("Making the warm-up image.", part="weights", seconds=read - began)
+        self._warm_up(model)
+        on_news("Ready.", part="warm_up", seconds=time.perf_counter() - read)
+
+    def _warm_up(self, model: Model) -> None:
+        """One small image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
+        side = self._settings.warmup_size or min(model.native_size, self._settings.max_side)
+        side = max(64, side // 8 * 8)
+        request = GenerationRequest(
+            prompt="warm-up", negative_prompt="", steps=self._settings.warmup_steps, width=side, height=side
+        )
+        try:
+            result = self.generate(request, CancelToken(), lambda progress: None)
+        except OutOfMemory as error:
+            raise ModelLoadError(
+                f"The checkpoint was read, but there is no memory left to make an image of {side}×{side}: "
+                f"{error.detail} Or give this pod a larger GPU slice, or set SD_WARMUP_SIZE."
+            ) from None
+        except ModelLoadError:
+            raise
+        except ServiceError as error:
+            raise type(error)(f"The warm-up image failed: {error.detail}") from error
+        if float(result.images[0].std()) == 0.0:
+            log.warning("the warm-up image has one colour only: the checkpoint may be broken", model=model.info.title)
+
+    # --- images --------------------------------------------------------------------------------------
+
+    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+        """Make the images of ``request``."""
+        count = request.batch_size
+        what = f"{request.width}×{request.height}" + (f" × {count}" if count > 1 else "")
+        if request.hires is not None:
+            what += f", then {request.hires.width}×{request.hires.height}"
+
+        def work() -> GenerationResult:
+            token.raise_if_cancelled()
+            model = self.get(request.checkpoint) if request.checkpoint else self._default()
+            return Generation(request, model, self, token, sink).run()
+
+        return self._guarded(work, f"An image of {what}")
+
+    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        """Enlarge one image to exactly width × height."""
+        token.raise_if_cancelled()
+        return enlarge_image(image, width, height, upscaler)
+
+    def networks(self, model: Model, networks: list[NetworkTag]) -> "Networks":
+        """Put LoRA networks on ``model`` for one generation."""
+        return Networks([f"Networks not found: {', '.join(tag.name for tag in networks)}"] if networks else [])
+
+    def _guarded(self, work: Callable[[], T], what: str) -> T:
+        """Run ``work``; after a failure free what it left behind, so that the next request finds a clean device."""
+        failure: ServiceError
+        try:
+            with torch.inference_mode():
+                return work()
+        except Exception as error:
+            explained = device.explain(error, self._device, what)
+            if explained is None:
+                log.exception("the model failed")
+                explained = ModelError(f"The model failed: {type(error).__name__}: {error}")
+            failure = explained
+            # The traceback holds the frames, and the frames hold the tensors.
+            error.__traceback__ = None
+            del error
+        if isinstance(failure, OutOfMemory | ModelError):
+            gc.collect()
+            if self._device is not None:
+                self._device.free_memory()
+        raise failure
+
+    # --- checkpoints ---------------------------------------------------------------------------------
+
+    def _require(self) -> tuple[device.Device, CheckpointCatalogue]:
+        if self._device is None or self._catalogue is None:
+            raise ModelLoadError("The model has not been loaded.")
+        return self._device, self._catalogue
+
+    def _default(self) -> Model:
+        return self.get(self._require()[1].default.title)
+
+    def get(self, name: str) -> Model:
+        """The checkpoint of that name, loaded. Raises ``UnknownName`` and ``ModelLoadError``."""
+        info = self._require()[1].find(name)
+        return self._models.get(info.title) or self._load(info)
+
+    def _load(self, info: CheckpointInfo) -> Model:
+        chosen, _ = self._require()
+        path = Path(info.filename)
+
+        def work() -> Model:
+            if path.is_dir():
+                model = loading.load_folder(path, info, chosen, self.conditioning_cache)
+            else:
+                # Only here: its converters take time to import, and most checkpoints are folders.
+                from service.engine import single_file
+
+                model = single_file.load_file(path, info, chosen, self.conditioning_cache)
+            attention.tune(model, chosen, self._settings)
+            return model
+
+        try:
+            model = self._guarded(work, f"Checkpoint {info.title}")
+        except OutOfMemory as error:
+            raise ModelLoadError(f"{error.detail} Give this pod more memory, or choose a smaller checkpoint.") from None
+        except ModelLoadError:
+            raise
+        except ModelError as error:
+            raise ModelLoadError(f"Checkpoint {info.title} cannot be loaded. {error.detail}") from None
+        self._models[info.title] = model
+        return model
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """All checkpoints, the default one first."""
+        return self._require()[1].all()
+
+    def current(self) -> CheckpointInfo:
+        """The default checkpoint."""
+        return self._require()[1].default
+
+    def device(self) -> DeviceInfo:
+        """What this engine runs on."""
+        chosen, _ = self._require()
+        return DeviceInfo(chosen.torch_device.type, chosen.dtype_name, chosen.memory_limit)
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes by kind; empty on a CPU."""
+        return self._device.memory() if self._device else {}
+
+
+class Networks:
+    """Extra networks on a model while one generation runs."""
+
+    def __init__(self, comments: list[str]) -> None:
+        self.comments = comments
+        self.extra: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+

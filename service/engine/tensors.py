@@ -1,0 +1,96 @@
+"""Tensors from ``.safetensors`` files, one at a time and already in the precision of the device.
+
+Memory-mapping a checkpoint and converting it holds it twice while it loads. Reading tensor by tensor holds it once.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from service.errors import ModelLoadError
+from service.weights import TensorEntry, read_header
+
+_DTYPES: Final = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def read_tensors(
+    path: Path, dtype: torch.dtype, device: torch.device, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``path`` whose name is ``wanted``; floating ones as ``dtype``, all on ``device``."""
+    entries, _ = read_header(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            # In file order: the disk reads ahead.
+            for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+                if wanted(name):
+                    file.seek(entry.start)
+                    yield name, _read(file.readinto, entry, path).to(device, dtype_for(entry, dtype))
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def dtype_for(entry: TensorEntry, dtype: torch.dtype) -> torch.dtype:
+    """``dtype`` for floating tensors; integer tensors keep their own."""
+    own = _DTYPES.get(entry.dtype)
+    if own is None:
+        raise ModelLoadError(f"A tensor of the checkpoint has dtype {entry.dtype}, which is not supported.")
+    return dtype if own.is_floating_point else own
+
+
+def _read(readinto: Callable[[memoryview], int | None], entry: TensorEntry, path: Path) -> Tensor:
+    own = _DTYPES[entry.dtype] if entry.dtype in _DTYPES else torch.uint8
+    flat = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    view = memoryview(flat.numpy())
+    done = 0
+    while done < len(view):
+        count = readinto(view[done:])
+        if not count:
+            raise ModelLoadError(f"{path} ended while it was being read: fetch it again.")
+        done += count
+    return flat.view(own).reshape(entry.shape)
+
+
+def fill(module: nn.Module, tensors: Iterator[tuple[str, Tensor]], part: str) -> None:
+    """Give ``module`` (built without memory for its parameters) its parameters, whole.
+
+    Raises :class:`ModelLoadError` when names or shapes are not those of the architecture.
+    """
+    expected = {name: parameter.shape for name, parameter in module.state_dict().items()}
+    unexpected: list[str] = []
+    for name, tensor in tensors:
+        # transformers 5 dropped the wrapper that older files name.
+        found = next((n for n in (name, name.removeprefix("text_model."), f"text_model.{name}") if n in expected), None)
+        if found is None:
+            unexpected.append(name)
+            continue
+        if tensor.shape != expected[found]:
+            raise ModelLoadError(
+                f"The {part} does not fit its configuration: {name} has shape {tuple(tensor.shape)}, "
+                f"{tuple(expected[found])} is expected. The checkpoint is of another architecture than it says."
+            )
+        del expected[found]
+        owner_name, _, leaf = found.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            owner._buffers[leaf] = tensor
+    missing = [name for name in expected if not name.endswith("position_ids")]
+    if missing:
+        raise ModelLoadError(
+            f"The {part} lacks {len(missing)} of its tensors (the first is {missing[0]!r}): the file is incomplete, or "
+            "of another architecture than Stable Diffusion 1.x, 2.x or XL."
+        )
+    strangers = [name for name in unexpected if not name.endswith("position_ids")]
+    if strangers:
+        raise ModelLoadError(
+            f"The {part} has {len(strangers)} tensors that its configuration does not know (the first is "
+            f"{strangers[0]!r}): the checkpoint is of another architecture than it says."
+        )

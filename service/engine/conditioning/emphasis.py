@@ -4,6 +4,7 @@ from typing import Final
 
 import torch
 
+from service.engine.prompt.attention import MAX_WEIGHT
 from service.errors import UnknownName
 
 ORIGINAL: Final = "Original"
@@ -26,14 +27,14 @@ def emphasis_mode(name: str) -> str:
 def apply_emphasis(states: torch.Tensor, weights: torch.Tensor, mode: str) -> torch.Tensor:
     """Weigh ``states`` (77, D) of one chunk by ``weights`` (77,); dtype and shape stay.
 
-    "Original" rescales the whole chunk so that its mean stays what it was; where the mean of the weighted
-    chunk is 0, there is nothing to rescale by and the chunk stays as weighted.
+    "Original" rescales the whole chunk so that its mean stays what it was. Where that would turn the signs or
+    blow the chunk up, because its mean happens to be about 0, the chunk stays as weighted.
     """
     if mode in (IGNORE, NONE) or bool((weights == 1).all()):
         return states
     weighted = states.float() * weights.to(states.device).float().unsqueeze(-1)
     if mode == ORIGINAL:
         ratio = states.float().mean() / weighted.mean()
-        if bool(torch.isfinite(ratio)):
+        if 1 / MAX_WEIGHT <= float(ratio) <= MAX_WEIGHT:  # false for NaN, too
             weighted = weighted * ratio
     return weighted.to(states.dtype)

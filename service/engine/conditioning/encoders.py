@@ -12,8 +12,8 @@ from service.errors import BadRequest
 
 Layer: TypeAlias = Literal["last", "penultimate"]
 """Which hidden state a model was trained on: SD 1.x and 2.x the last, through the final layer norm; SDXL
-the one before the last, as it is. (SD 2.x, too, was trained on the penultimate layer of its encoder, but in the
-layout of diffusers the layer after it is cut off, so that there it is the last.)"""
+the one before the last, as it is. (SD 2.x, too, was trained on the penultimate layer of its encoder, but
+in the layout of diffusers the layer after it is cut off, so that there it is the last.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,8 @@ class ClipEncoder:
     @property
     def comma(self) -> int | None:
         """The id of a comma that ends a word; None if the vocabulary has none."""
-        vocabulary = self.tokenizer.get_vocab()
-        found = vocabulary.get(",</w>")
-        return None if found is None else int(found)
+        found = self.tokenizer.convert_tokens_to_ids(",</w>")
+        return None if found is None or found == self.tokenizer.unk_token_id else int(found)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each of ``texts``, without start and end, of any length."""

@@ -42,7 +42,9 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend = LocalBackend(make_engine or _diffusers_engine(settings), lifecycle, metrics, settings.queue_size)
+        backend = LocalBackend(
+            make_engine or _diffusers_engine(settings), lifecycle, metrics, settings.queue_size
+        )
         context = Context(settings, lifecycle, metrics, TaskRegistry(), backend)
         contexts.attach(app, context)
         backend.start()

@@ -18,7 +18,9 @@ app = typer.Typer(
     help="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API.",
 )
 
-Model = Annotated[str | None, typer.Option(help="Diffusers folder, Hugging Face id or .safetensors file (SD_MODEL).")]
+Model = Annotated[
+    str | None, typer.Option(help="Diffusers folder, Hugging Face id or .safetensors file (SD_MODEL).")
+]
 
 
 def _settings(**options: Any) -> Settings:
@@ -56,7 +58,9 @@ def serve(
     try:
         server.run(create_app(settings), settings)
     except OSError as error:
-        _fail(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port.", 1)
+        _fail(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port.", 1
+        )
 
 
 def _greet(settings: Settings) -> None:
@@ -66,7 +70,7 @@ def _greet(settings: Settings) -> None:
     address = f"http://{host}:{settings.port}"
     Console(stderr=True, highlight=False).print(
         f"[bold]{address}[/bold]  (API: {address}/docs). As soon as the model is ready:\n"
-        f"  curl -s {address}/sdapi/v1/txt2img -d '{{\"prompt\": \"pretty dog\", \"steps\": 20}}' "
+        f'  curl -s {address}/sdapi/v1/txt2img -d \'{{"prompt": "pretty dog", "steps": 20}}\' '
         "| python3 -c 'import sys, json, base64; sys.stdout.buffer.write("
         'base64.b64decode(json.load(sys.stdin)["images"][0]))\' > dog.png',
         soft_wrap=True,
@@ -76,7 +80,9 @@ def _greet(settings: Settings) -> None:
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .png, .jpg or .webp.")] = Path("out.png"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .png, .jpg or .webp.")
+    ] = Path("out.png"),
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
     seed: Annotated[int, typer.Option(help="-1: a random one.")] = -1,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
@@ -111,8 +117,12 @@ def generate(
 
 @app.command()
 def fetch(
-    model: Annotated[str, typer.Argument(help="Hugging Face id (owner/name[/file]), folder or .safetensors file.")],
-    to: Annotated[Path | None, typer.Option(help="Where to put it; default: checkpoints/ of SD_MODELS_DIR.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="Hugging Face id (owner/name[/file]), folder or .safetensors file.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Where to put it; default: checkpoints/ of SD_MODELS_DIR.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     variant: Annotated[str | None, typer.Option(help="Preferred variant of the weights, e.g. fp16.")] = None,
 ) -> None:
@@ -122,7 +132,9 @@ def fetch(
     from service.fetch import fetch as fetch_checkpoint
 
     try:
-        typer.echo(fetch_checkpoint(model, to=to, models_dir=settings.models_dir, revision=revision, variant=variant))
+        typer.echo(
+            fetch_checkpoint(model, to=to, models_dir=settings.models_dir, revision=revision, variant=variant)
+        )
     except FetchError as error:
         _fail(str(error), error.exit_code)
 

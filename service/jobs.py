@@ -19,7 +19,9 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.uint8]
 """One channel, shape (height, width); 255 = repaint, 0 = keep."""
 
-Stage: TypeAlias = Literal["queue", "text_encoding", "image_encoding", "denoising", "decode", "upscale", "encoding"]
+Stage: TypeAlias = Literal[
+    "queue", "text_encoding", "image_encoding", "denoising", "decode", "upscale", "encoding"
+]
 
 CANCEL_CAUSES: Final = ("disconnect", "interrupt", "deadline", "shutdown", "slow_client")
 CancelCause: TypeAlias = Literal["disconnect", "interrupt", "deadline", "shutdown", "slow_client"]

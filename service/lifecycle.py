@@ -127,7 +127,9 @@ class Lifecycle:
             case State.READY | State.BUSY:
                 return
             case State.DRAINING:
-                raise Draining("The server is shutting down: try again, another one will answer.", retry_after=1)
+                raise Draining(
+                    "The server is shutting down: try again, another one will answer.", retry_after=1
+                )
             case State.FAILED:
                 kind = DeviceLost if isinstance(self._error, DeviceLost) else ModelLoadError
                 raise kind(self._reason, retry_after=30)

@@ -4,13 +4,14 @@ Series are bounded: labels take values from fixed sets only, never a prompt, ses
 Dashboards, alerts and tests read the names from here.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client import disable_created_metrics as _disable_created
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.jobs import CANCEL_CAUSES, Stage, Timings
@@ -41,6 +42,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._device_since: float | None = None
+        self._device_seconds = 0.0
+        self._device_lock = threading.Lock()
         self._ready = False
         one = self.registry
         self.requests = Counter(
@@ -72,12 +75,11 @@ class Metrics:
         self.images = Counter("sd_images_total", "Images made.", registry=one)
         self.pixels = Counter("sd_pixels_total", "Pixels of the images made.", registry=one)
         self.steps = Counter("sd_steps_total", "Sampler steps done, per image.", registry=one)
-        self.device_seconds = Counter(
-            "sd_device_seconds_total", "Seconds for which a request held the device.", registry=one
-        )
         self.in_flight = Gauge("sd_in_flight", "Requests on the device now: 0 or 1.", registry=one)
         self.queue_depth = Gauge("sd_queue_depth", "Requests that wait for the device.", registry=one)
-        self.queue_limit = Gauge("sd_queue_limit", "Most requests that may wait (SD_QUEUE_SIZE).", registry=one)
+        self.queue_limit = Gauge(
+            "sd_queue_limit", "Most requests that may wait (SD_QUEUE_SIZE).", registry=one
+        )
         self.request_timeout = Gauge(
             "sd_request_timeout_seconds", "Deadline of a request (SD_REQUEST_TIMEOUT).", registry=one
         )
@@ -88,26 +90,34 @@ class Metrics:
             "sd_errors_total", "Errors answered, by code of the exception tree.", ["code"], registry=one
         )
         self.cold_start = Gauge(
-            "sd_cold_start_seconds", "Seconds this process took to get ready, by part.", ["part"], registry=one
+            "sd_cold_start_seconds",
+            "Seconds this process took to get ready, by part.",
+            ["part"],
+            registry=one,
         )
         self.state = Gauge(
-            "sd_lifecycle_state", "1 for the state the process is in, 0 for the others.", ["state"], registry=one
+            "sd_lifecycle_state",
+            "1 for the state the process is in, 0 for the others.",
+            ["state"],
+            registry=one,
         )
         self.state_changes = Counter(
             "sd_readiness_changes_total", "Times that readiness turned on or off.", ["to"], registry=one
         )
         self.model_info = Gauge(
-            "sd_model_info", "1 for the checkpoint in use.", ["model", "hash", "device", "dtype"], registry=one
+            "sd_model_info",
+            "1 for the checkpoint in use.",
+            ["model", "hash", "device", "dtype"],
+            registry=one,
         )
-        self.cache_hits = Counter("sd_cache_hits_total", "Look-ups that a cache answered.", ["cache"], registry=one)
+        self.cache_hits = Counter(
+            "sd_cache_hits_total", "Look-ups that a cache answered.", ["cache"], registry=one
+        )
         self.cache_misses = Counter(
             "sd_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], registry=one
         )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
-        running = Gauge(
-            "sd_running_seconds", "Seconds for which the running request has held the device.", registry=one
-        )
-        running.set_function(self._running_seconds)
+        one.register(_DeviceTime(self._device_times))
         ProcessCollector(registry=one)
         for stage in STAGES:
             self.stage_duration.labels(stage)
@@ -127,20 +137,24 @@ class Metrics:
         for code in ("out_of_memory", "queue_full", "deadline", "device_lost", "model", "internal"):
             self.errors.labels(code)
 
-    def _running_seconds(self) -> float:
-        since = self._device_since
-        return 0.0 if since is None else time.monotonic() - since
+    def _device_times(self) -> tuple[float, float]:
+        """Seconds for which the device was held by requests that are done, and by the one that runs."""
+        with self._device_lock:
+            since = self._device_since
+            return self._device_seconds, 0.0 if since is None else time.monotonic() - since
 
     def device_taken(self) -> None:
         """A request has the device from now on."""
-        self._device_since = time.monotonic()
+        with self._device_lock:
+            self._device_since = time.monotonic()
         self.in_flight.set(1)
 
     def device_freed(self) -> None:
         """The device is idle from now on."""
-        if self._device_since is not None:
-            self.device_seconds.inc(time.monotonic() - self._device_since)
-        self._device_since = None
+        with self._device_lock:
+            if self._device_since is not None:
+                self._device_seconds += time.monotonic() - self._device_since
+            self._device_since = None
         self.in_flight.set(0)
 
     def request_done(self, endpoint: str, outcome: str, seconds: float) -> None:
@@ -186,6 +200,22 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _DeviceTime(Collector):
+    """How long the device was held. The running request counts too, or its minutes would all fall into one scrape."""
+
+    def __init__(self, read: Callable[[], tuple[float, float]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        done, running = self._read()
+        yield CounterMetricFamily(
+            "sd_device_seconds", "Seconds for which requests held the device.", value=done + running
+        )
+        yield GaugeMetricFamily(
+            "sd_running_seconds", "Seconds for which the running request has held the device.", value=running
+        )
 
 
 class _DeviceMemory(Collector):

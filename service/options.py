@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from service.errors import BadRequest
 
-DEFAULTS: Final[Mapping[str, Any]] = json.loads(resources.files(__package__).joinpath("options.json").read_text())
+DEFAULTS: Final[Mapping[str, Any]] = json.loads(
+    resources.files(__package__).joinpath("options.json").read_text()
+)
 """The option names of A1111 1.10 and their values on a new installation."""
 
 PROTECTED: Final = frozenset(

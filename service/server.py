@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import resource
 import signal
-from asyncio import TimerHandle, Transport
+from asyncio import BaseTransport, TimerHandle
 from collections.abc import Generator
 from types import FrameType
 from typing import Any
@@ -29,15 +29,15 @@ class GuardedProtocol(HttpToolsProtocol):
     header_timeout: float = 20.0
     _patience: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: BaseTransport) -> None:
         """Start the clock."""
-        super().connection_made(transport)
+        super().connection_made(transport)  # type: ignore[arg-type]
         self._patience = self.loop.call_later(self.header_timeout, transport.close)
 
     def on_headers_complete(self) -> None:
         """The head is there: stop the clock (keep-alive has its own)."""
         self._stop_clock()
-        super().on_headers_complete()  # type: ignore[no-untyped-call]
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

@@ -37,20 +37,27 @@ class Settings(BaseSettings):
         description="Checkpoint: a diffusers folder, a Hugging Face id, or one `.safetensors` file. "
         "Default: the small model that ships with the project.",
     )
-    model_revision: str | None = Field(None, description="Revision (branch, tag or commit) of a Hugging Face id.")
+    model_revision: str | None = Field(
+        None, description="Revision (branch, tag or commit) of a Hugging Face id."
+    )
     models_dir: Path | None = Field(
         None,
         description="Folder with `checkpoints/`, `vae/`, `loras/`, `embeddings/`, `upscalers/` to choose from.",
     )
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`auto`: CUDA where there is one, else CPU.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="`auto`: CUDA where there is one, else CPU."
+    )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="`auto`: float16 on CUDA, float32 on CPU."
     )
     attention: Literal["auto", "xformers", "sdpa"] = Field(
-        "auto", description="`auto`: xformers where it is installed and the device is CUDA, else PyTorch's SDPA."
+        "auto",
+        description="`auto`: xformers where it is installed and the device is CUDA, else PyTorch's SDPA.",
     )
     channels_last: bool = Field(True, description="Keep UNet and VAE in channels-last memory format.")
-    compile: bool = Field(False, description="torch.compile the UNet: faster steps, a much slower cold start.")
+    compile: bool = Field(
+        False, description="torch.compile the UNet: faster steps, a much slower cold start."
+    )
     cpu_threads: int = Field(0, ge=0, description="Threads that PyTorch uses on CPU; 0 leaves its default.")
     gpu_memory_gib: float | None = Field(
         None,
@@ -58,34 +65,54 @@ class Settings(BaseSettings):
         description="GPU memory this process may use (GiB). Default: what the cGPU or MIG slice or the card offers.",
     )
     model_memory_gib: float = Field(
-        8.0, gt=0, description="Checkpoints kept loaded at once, in GiB; the least recently used leaves first."
+        8.0,
+        gt=0,
+        description="Checkpoints kept loaded at once, in GiB; the least recently used leaves first.",
     )
-    warmup_steps: int = Field(2, ge=1, le=150, description="Sampler steps of the warm-up image that precedes readiness.")
-    warmup_size: int = Field(0, ge=0, le=2048, description="Side of the warm-up image; 0: the checkpoint's own size.")
+    warmup_steps: int = Field(
+        2, ge=1, le=150, description="Sampler steps of the warm-up image that precedes readiness."
+    )
+    warmup_size: int = Field(
+        0, ge=0, le=2048, description="Side of the warm-up image; 0: the checkpoint's own size."
+    )
 
     # --- limits ----------------------------------------------------------------------------------
-    queue_size: int = Field(10, ge=0, description="Requests that may wait behind the running one; beyond it 503.")
+    queue_size: int = Field(
+        10, ge=0, description="Requests that may wait behind the running one; beyond it 503."
+    )
     request_timeout: float = Field(
-        600.0, gt=0, description="Deadline of a request in seconds from its arrival; past it 504 and the device is free."
+        600.0,
+        gt=0,
+        description="Deadline of a request in seconds from its arrival; past it 504 and the device is free.",
     )
     drain_timeout: float = Field(
         540.0, ge=0, description="Seconds after SIGTERM within which running and queued work may finish."
     )
     max_side: int = Field(2048, ge=64, le=8192, description="Largest width or height.")
     max_pixels: int = Field(
-        2048 * 2048, ge=64 * 64, description="Largest width × height × batch_size that goes to the device at once."
+        2048 * 2048,
+        ge=64 * 64,
+        description="Largest width × height × batch_size that goes to the device at once.",
     )
     max_steps: int = Field(150, ge=1, le=1000, description="Most sampler steps.")
     max_images: int = Field(32, ge=1, description="Most images of one request (batch_size × n_iter).")
     max_prompt_chars: int = Field(20_000, ge=1, description="Longest prompt, in characters.")
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body in MB.")
     max_image_pixels: int = Field(
-        32_000_000, ge=1, description="Largest image that a client may send, in pixels, checked before it is decoded."
+        32_000_000,
+        ge=1,
+        description="Largest image that a client may send, in pixels, checked before it is decoded.",
     )
-    body_timeout: float = Field(60.0, gt=0, description="Seconds within which a request's body must have arrived.")
-    header_timeout: float = Field(20.0, gt=0, description="Seconds an idle new connection may stay without a request.")
+    body_timeout: float = Field(
+        60.0, gt=0, description="Seconds within which a request's body must have arrived."
+    )
+    header_timeout: float = Field(
+        20.0, gt=0, description="Seconds an idle new connection may stay without a request."
+    )
     keep_alive: float = Field(
-        120.0, gt=0, description="Seconds an idle connection is kept; longer than the proxy's (queue-proxy: 90)."
+        120.0,
+        gt=0,
+        description="Seconds an idle connection is kept; longer than the proxy's (queue-proxy: 90).",
     )
 
     # --- A1111's behaviour -------------------------------------------------------------------------
@@ -95,18 +122,31 @@ class Settings(BaseSettings):
     cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins that browsers may call from; `*` for any."
     )
-    session_ttl: float = Field(1800.0, gt=0, description="Lifetime of a session (cookie `sd`) since its last request.")
-    session_cookie: str = Field("sd", min_length=1, description="Name of the session cookie.")
-    max_sessions: int = Field(10_000, ge=1, description="Sessions kept at once; the longest unused leaves first.")
-    strict_samplers: bool = Field(
-        True, description="Unknown sampler or scheduler: 400 with the valid names. Off: A1111's silent default."
+    session_ttl: float = Field(
+        1800.0, gt=0, description="Lifetime of a session (cookie `sd`) since its last request."
     )
-    output_dir: Path | None = Field(None, description="Where `save_images` writes; unset: `save_images` is refused.")
-    allow_url_images: bool = Field(False, description="Fetch images whose URL a client sends (never from local addresses).")
-    enable_server_stop: bool = Field(False, description="Offer `/sdapi/v1/server-kill`, `-restart` and `-stop`.")
+    session_cookie: str = Field("sd", min_length=1, description="Name of the session cookie.")
+    max_sessions: int = Field(
+        10_000, ge=1, description="Sessions kept at once; the longest unused leaves first."
+    )
+    strict_samplers: bool = Field(
+        True,
+        description="Unknown sampler or scheduler: 400 with the valid names. Off: A1111's silent default.",
+    )
+    output_dir: Path | None = Field(
+        None, description="Where `save_images` writes; unset: `save_images` is refused."
+    )
+    allow_url_images: bool = Field(
+        False, description="Fetch images whose URL a client sends (never from local addresses)."
+    )
+    enable_server_stop: bool = Field(
+        False, description="Offer `/sdapi/v1/server-kill`, `-restart` and `-stop`."
+    )
 
     # --- logs --------------------------------------------------------------------------------------
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level logged."
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`auto`: text on a terminal, else one JSON object a line."
     )
@@ -148,7 +188,9 @@ class Settings(BaseSettings):
             for name in os.environ
             if name.startswith(PREFIX)
             and name not in known
-            and not name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_", f"{PREFIX}BENCH_", f"{PREFIX}TEST_"))
+            and not name.startswith(
+                (f"{PREFIX}SERVICE_", f"{PREFIX}PORT_", f"{PREFIX}BENCH_", f"{PREFIX}TEST_")
+            )
         )
         if unknown:
             raise SettingsError(

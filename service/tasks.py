@@ -110,7 +110,9 @@ class TaskRegistry:
         """A new task for ``request``; its id is the request's own, or a fresh one."""
         task_id = request.task_id or f"task({kind}-{uuid.uuid4().hex[:15]})"
         if task_id in self._tasks:
-            raise BadRequest(f"A task with id {task_id!r} is already under way: choose another force_task_id.")
+            raise BadRequest(
+                f"A task with id {task_id!r} is already under way: choose another force_task_id."
+            )
         self._ended.pop(task_id, None)
         task = Task(task_id, kind, request, session=session)
         self._tasks[task_id] = task

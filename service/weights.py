@@ -39,7 +39,7 @@ def refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in PICKLES:
         raise ModelLoadError(
             f"{path.name} is a pickle, which can run any code when it is opened, so it is refused. Convert it once, "
-            "on a machine you can lose: python -c \"import sys, torch, safetensors.torch as s; "
+            'on a machine you can lose: python -c "import sys, torch, safetensors.torch as s; '
             "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
             "s.save_file({k: v.contiguous() for k, v in d.items() if hasattr(v, 'shape')}, sys.argv[2])\" "
             f"{path.name} {path.stem}.safetensors"
@@ -57,7 +57,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
                 raise _damaged(path, "its header is not one of a .safetensors file")
             header: Any = json.loads(file.read(length))
     except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+        raise ModelLoadError(
+            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from None
     except ValueError:
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):
@@ -76,7 +78,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
                 f"{path} is truncated: tensor {name!r} ends at byte {end}, the file has {size}. Fetch it again."
             )
         if dtype in _BYTES and end - start != prod(shape) * _BYTES[dtype]:
-            raise _damaged(path, f"tensor {name!r} has {end - start} bytes, which is not what its shape needs")
+            raise _damaged(
+                path, f"tensor {name!r} has {end - start} bytes, which is not what its shape needs"
+            )
         entries[name] = TensorEntry(dtype, shape, start, end)
     return entries, metadata if isinstance(metadata, dict) else {}
 

@@ -26,7 +26,9 @@ def check(request: GenerationRequest, settings: Settings) -> None:
             f"batch_size × n_iter is {request.image_count}, but at most {settings.max_images} images are made in one "
             "request (SD_MAX_IMAGES): ask for fewer."
         )
-    width, height = (request.hires.width, request.hires.height) if request.hires else (request.width, request.height)
+    width, height = (
+        (request.hires.width, request.hires.height) if request.hires else (request.width, request.height)
+    )
     pixels = width * height * request.batch_size
     if pixels > settings.max_pixels:
         raise BadRequest(

@@ -35,7 +35,11 @@ def mistake(error: Exception) -> ServiceError:
 def validation_problem(error: RequestValidationError) -> Response:
     """422 with FastAPI's ``detail`` list; what the client sent is not echoed (it may be huge, or no JSON at all)."""
     detail = [
-        {"loc": [str(part) for part in problem["loc"]], "msg": str(problem["msg"]), "type": str(problem["type"])}
+        {
+            "loc": [str(part) for part in problem["loc"]],
+            "msg": str(problem["msg"]),
+            "type": str(problem["type"]),
+        }
         for problem in error.errors()[:50]
     ]
     return json_response({"detail": detail}, 422, {"X-Error-Code": "bad_request", "X-Error-Source": "client"})

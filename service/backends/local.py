@@ -81,7 +81,9 @@ class LocalBackend:
             return
         except Exception as error:
             log.exception("load failed")
-            self._lifecycle.fail(ModelLoadError(f"The model could not be loaded: {type(error).__name__}: {error}"))
+            self._lifecycle.fail(
+                ModelLoadError(f"The model could not be loaded: {type(error).__name__}: {error}")
+            )
             return
         self._engine = engine
         total = time.perf_counter() - self._started
@@ -90,7 +92,9 @@ class LocalBackend:
         self.model_changed()
         if self._lifecycle.state is State.LOADING:
             self._lifecycle.ready()
-        log.info("ready", model=engine.current().title, device=engine.device().device, seconds=round(total, 2))
+        log.info(
+            "ready", model=engine.current().title, device=engine.device().device, seconds=round(total, 2)
+        )
 
     def _news(self, sentence: str, part: str | None, seconds: float) -> None:
         if self._lifecycle.state is State.LOADING:

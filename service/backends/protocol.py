@@ -45,7 +45,9 @@ class Engine(Protocol):
     def load(self, on_news: "News") -> None:
         """Read the default checkpoint and make the warm-up image. Raises ``ModelLoadError``."""
 
-    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+    def generate(
+        self, request: GenerationRequest, token: CancelToken, sink: ProgressSink
+    ) -> GenerationResult:
         """Make the images of ``request``; looks at ``token`` before each sampler step and after each decode."""
 
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:

@@ -1,7 +1,6 @@
 """How a loaded model computes: memory layout, attention kernels, compilation."""
 
 from importlib.util import find_spec
-from typing import Any
 
 import structlog
 import torch
@@ -18,10 +17,9 @@ def tune(model: Model, device: Device, settings: Settings) -> None:
     """Apply the settings to a model that has just been loaded. Raises :class:`ModelLoadError`."""
     if settings.channels_last:
         for module in (model.unet, model.vae):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
     if _wants_xformers(device, settings):
-        unet: Any = model.unet
-        unet.enable_xformers_memory_efficient_attention()
+        model.unet.enable_xformers_memory_efficient_attention()
     # Else: diffusers' default attention processor is PyTorch's scaled_dot_product_attention.
     if settings.compile:
         # In place: parameters keep their names, so that LoRA and switching work as without.

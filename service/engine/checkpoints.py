@@ -23,7 +23,11 @@ def locate(settings: Settings) -> Path:
     path = Path(settings.model).expanduser()
     if path.exists():
         return checked(path)
-    if path.suffix in (SUFFIX, *PICKLES) or settings.model.count("/") != 1 or settings.model.startswith((".", "/", "~")):
+    if (
+        path.suffix in (SUFFIX, *PICKLES)
+        or settings.model.count("/") != 1
+        or settings.model.startswith((".", "/", "~"))
+    ):
         raise ModelLoadError(
             f"SD_MODEL is {settings.model!r}, but there is no such file or folder here: check the path and the volume."
         )
@@ -64,7 +68,9 @@ def describe(path: Path, root: Path | None = None, name: str | None = None) -> C
     shown = name or (str(path.relative_to(root)) if root and path.is_relative_to(root) else path.name)
     model_name = shown.removesuffix(SUFFIX).replace("/", "_").replace("\\", "_")
     sha256 = sha256_of(path)
-    return CheckpointInfo(title=f"{shown} [{sha256[:10]}]", name=model_name, filename=str(path), sha256=sha256)
+    return CheckpointInfo(
+        title=f"{shown} [{sha256[:10]}]", name=model_name, filename=str(path), sha256=sha256
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -117,7 +123,9 @@ class CheckpointCatalogue:
         found = [describe(self._default, name=name)]
         root = self._settings.models_dir and self._settings.models_dir / "checkpoints"
         if root and root.is_dir():
-            paths = [path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)]
+            paths = [
+                path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
+            ]
             paths += sorted(index.parent for index in root.rglob(INDEX))
             found += [describe(path, root) for path in paths if path.resolve() != self._default.resolve()]
         self._infos = found
@@ -145,4 +153,8 @@ class CheckpointCatalogue:
 
 
 def _inside_folder_checkpoint(path: Path, root: Path) -> bool:
-    return any((parent / INDEX).is_file() for parent in path.parents if parent != root and parent.is_relative_to(root))
+    return any(
+        (parent / INDEX).is_file()
+        for parent in path.parents
+        if parent != root and parent.is_relative_to(root)
+    )

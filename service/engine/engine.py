@@ -71,11 +71,15 @@ class DiffusersEngine:
         except ServiceError as error:
             raise type(error)(f"The warm-up image failed: {error.detail}") from error
         if float(result.images[0].std()) == 0.0:
-            log.warning("the warm-up image has one colour only: the checkpoint may be broken", model=model.info.title)
+            log.warning(
+                "the warm-up image has one colour only: the checkpoint may be broken", model=model.info.title
+            )
 
     # --- images --------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+    def generate(
+        self, request: GenerationRequest, token: CancelToken, sink: ProgressSink
+    ) -> GenerationResult:
         """Make the images of ``request``."""
         count = request.batch_size
         what = f"{request.width}×{request.height}" + (f" × {count}" if count > 1 else "")
@@ -96,7 +100,9 @@ class DiffusersEngine:
 
     def networks(self, model: Model, networks: list[NetworkTag]) -> "Networks":
         """Put LoRA networks on ``model`` for one generation."""
-        return Networks([f"Networks not found: {', '.join(tag.name for tag in networks)}"] if networks else [])
+        return Networks(
+            [f"Networks not found: {', '.join(tag.name for tag in networks)}"] if networks else []
+        )
 
     def _guarded(self, work: Callable[[], T], what: str) -> T:
         """Run ``work``; after a failure free what it left behind, so that the next request finds a clean device."""
@@ -152,7 +158,9 @@ class DiffusersEngine:
         try:
             model = self._guarded(work, f"Checkpoint {info.title}")
         except OutOfMemory as error:
-            raise ModelLoadError(f"{error.detail} Give this pod more memory, or choose a smaller checkpoint.") from None
+            raise ModelLoadError(
+                f"{error.detail} Give this pod more memory, or choose a smaller checkpoint."
+            ) from None
         except ModelLoadError:
             raise
         except ModelError as error:
@@ -192,5 +200,3 @@ class Networks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
-
-

@@ -7,6 +7,7 @@ cancel at any step the next image is that of a fresh process.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Protocol
 
 import torch
@@ -24,7 +25,15 @@ from service.engine.samplers import SamplerOptions, sample
 from service.engine.schedules import sampler_sigmas
 from service.engine.upscaling import enlarge_latent, is_latent_mode
 from service.errors import Cancelled
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink, Timings
+from service.jobs import (
+    CancelToken,
+    GenerationRequest,
+    GenerationResult,
+    Pixels,
+    Progress,
+    ProgressSink,
+    Timings,
+)
 from service.jobs import Stage as StageName
 
 
@@ -51,9 +60,15 @@ class AppliedNetworks(Protocol):
     comments: list[str]
     extra: dict[str, str]
 
-    def __enter__(self) -> "AppliedNetworks": ...
+    def __enter__(self) -> object:
+        """Put them on."""
+        ...
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take them off, whatever happened."""
+        ...
 
 
 class Generation:
@@ -90,7 +105,8 @@ class Generation:
         interrupted = False
         found = extract_networks(request.prompt_of(0))[1]
         wanted = [] if request.disable_extra_networks else found
-        with self._models.networks(self._model, wanted) as applied, _seamless(self._model, request.tiling):
+        applied = self._models.networks(self._model, wanted)
+        with applied, _seamless(self._model, request.tiling):
             self._comments += applied.comments
             self._extra |= applied.extra
             for batch in range(request.batch_count):
@@ -147,7 +163,9 @@ class Generation:
         )
         prepared: Prepared | None = None
         if request.init is None and self._model.is_inpainting:
-            prepared = Prepared(torch.zeros_like(unit), concat=blank_concat(self._model, len(indices), width, height, unit))
+            prepared = Prepared(
+                torch.zeros_like(unit), concat=blank_concat(self._model, len(indices), width, height, unit)
+            )
         if request.init is not None:
             with self._stage("image_encoding"):
                 prepared = prepare(self._model, request, request.init, indices)
@@ -158,7 +176,16 @@ class Generation:
             full=request.fix_img2img_steps,
         )
         x = self._pass(
-            self._model, conditioning, unit, noise, start, size, steps, skipped, prepared, final=request.hires is None
+            self._model,
+            conditioning,
+            unit,
+            noise,
+            start,
+            size,
+            steps,
+            skipped,
+            prepared,
+            final=request.hires is None,
         )
         if request.hires is not None:
             return self._second_pass(start, indices, x)
@@ -202,7 +229,9 @@ class Generation:
                 )
                 steps, skipped = self._schedule_steps(asked, strength, full=True)
                 start_from = Prepared(latent=x)
-                x = self._pass(model, conditioning, unit, noise, start, size, steps, skipped, start_from, final=True)
+                x = self._pass(
+                    model, conditioning, unit, noise, start, size, steps, skipped, start_from, final=True
+                )
             finally:
                 self._sampler, self._scheduler = sampler, scheduler
         images = self._decode(model, x, size, start)
@@ -297,7 +326,8 @@ class Generation:
 
     def _noise(self, indices: list[int]) -> NoiseSource:
         return NoiseSource(
-            [self._request.seed_of(i) for i in indices], eta_noise_seed_delta=self._request.eta_noise_seed_delta
+            [self._request.seed_of(i) for i in indices],
+            eta_noise_seed_delta=self._request.eta_noise_seed_delta,
         )
 
     def _resize_from(self) -> tuple[int, int] | None:
@@ -378,7 +408,9 @@ def _crop(image: Pixels, width: int, height: int) -> Pixels:
 def _seamless(model: Model, tiling: bool) -> Iterator[None]:
     """Let convolutions wrap around the edges while one tileable image is made."""
     convolutions = (
-        [m for part in (model.unet, model.vae) for m in part.modules() if isinstance(m, nn.Conv2d)] if tiling else []
+        [m for part in (model.unet, model.vae) for m in part.modules() if isinstance(m, nn.Conv2d)]
+        if tiling
+        else []
     )
     before = [convolution.padding_mode for convolution in convolutions]
     try:

@@ -51,7 +51,9 @@ def _encode_distinct(model: Model, pixels: Tensor, init: InitImage, indices: lis
     count = len(init.images)
     distinct = sorted({i % count for i in indices})
     first = {number: [i % count for i in indices].index(number) for number in distinct}
-    encoded = {number: latents.encode(model, pixels[position : position + 1]) for number, position in first.items()}
+    encoded = {
+        number: latents.encode(model, pixels[position : position + 1]) for number, position in first.items()
+    }
     return torch.cat([encoded[i % count] for i in indices])
 
 

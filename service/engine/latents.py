@@ -34,7 +34,8 @@ def to_pixels(images: Tensor) -> list[Pixels]:
 def encode(model: Model, images: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
     """The latents (float32, scaled to unit variance) of images (n, 3, height, width) in -1..1.
 
-    Sides are extended evenly by their edge pixels to what the factor divides (:func:`decode` cuts the middle). With ``generators`` a KL autoencoder's
+    Sides are extended evenly by their edge pixels to what the factor divides (:func:`decode` cuts the
+    middle). With ``generators`` a KL autoencoder's
     distribution is sampled, one generator an image; without, its mean is taken.
     """
     factor, config = model.latent_factor, model.vae.config
@@ -45,7 +46,7 @@ def encode(model: Model, images: Tensor, generators: list[torch.Generator] | Non
         images = torch.nn.functional.pad(images, pad, mode="replicate")
     results = []
     for i, image in enumerate(images.to(next(model.vae.parameters()).dtype)):
-        out = model.vae.encode(image[None])  # type: ignore[operator]
+        out = model.vae.encode(image[None])
         if hasattr(out, "latent_dist"):
             dist = out.latent_dist
             latent = dist.mean
@@ -56,7 +57,7 @@ def encode(model: Model, images: Tensor, generators: list[torch.Generator] | Non
             latent = out.latents
         results.append(latent.float())
     shift = getattr(config, "shift_factor", None) or 0.0
-    return (torch.cat(results) - shift) * config.scaling_factor  # type: ignore[operator]
+    return (torch.cat(results) - shift) * config.scaling_factor
 
 
 def decode(model: Model, latents: Tensor, width: int, height: int) -> list[Pixels]:
@@ -69,8 +70,8 @@ def decode(model: Model, latents: Tensor, width: int, height: int) -> list[Pixel
     dtype = next(model.vae.parameters()).dtype
     pixels: list[Pixels] = []
     for latent in latents:
-        scaled = (latent[None] / config.scaling_factor + shift).to(dtype)  # type: ignore[operator]
-        image = model.vae.decode(scaled, return_dict=False)[0]  # type: ignore[operator]
+        scaled = (latent[None] / config.scaling_factor + shift).to(dtype)
+        image = model.vae.decode(scaled, return_dict=False)[0]
         if not torch.isfinite(image).all():
             image = _decode_in_float32(model, scaled)
         pixels += to_pixels(image)
@@ -84,7 +85,7 @@ def _decode_in_float32(model: Model, latent: Tensor) -> Tensor:
     own = next(model.vae.parameters()).dtype
     model.vae.float()
     try:
-        return torch.as_tensor(model.vae.decode(latent.float(), return_dict=False)[0])  # type: ignore[operator]
+        return torch.as_tensor(model.vae.decode(latent.float(), return_dict=False)[0])
     finally:
         model.vae.to(own)
 

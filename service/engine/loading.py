@@ -138,7 +138,9 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
         case "linear":
             betas = torch.linspace(start, end, count, dtype=torch.float64)
         case other:
-            raise ModelLoadError(f"The checkpoint's beta schedule {other!r} is not supported (scaled_linear, linear).")
+            raise ModelLoadError(
+                f"The checkpoint's beta schedule {other!r} is not supported (scaled_linear, linear)."
+            )
     alphas = (1 - betas).cumprod(0)
     if config.get("rescale_betas_zero_snr"):
         root = alphas.sqrt()
@@ -171,7 +173,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read ({error.strerror}): the checkpoint is incomplete.") from None
+        raise ModelLoadError(
+            f"{path} cannot be read ({error.strerror}): the checkpoint is incomplete."
+        ) from None
     except ValueError:
         raise ModelLoadError(f"{path} is not JSON: fetch the checkpoint again.") from None
     if not isinstance(value, dict):

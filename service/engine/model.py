@@ -21,8 +21,8 @@ class Model:
     """
 
     info: CheckpointInfo
-    unet: nn.Module
-    vae: nn.Module
+    unet: Any
+    vae: Any
     conditioner: Conditioner
     sigmas: Tensor
     prediction: Prediction
@@ -38,7 +38,7 @@ class Model:
     @property
     def latent_channels(self) -> int:
         """Channels of a latent: 4 for Stable Diffusion."""
-        return int(self.vae.config.latent_channels)  # type: ignore[union-attr, arg-type]
+        return int(self.vae.config.latent_channels)
 
     @property
     def latent_factor(self) -> int:
@@ -50,13 +50,13 @@ class Model:
     @property
     def native_size(self) -> int:
         """Side of the images that the checkpoint was trained on, in pixels."""
-        size = self.unet.config.sample_size  # type: ignore[union-attr]
-        return int(size if isinstance(size, int) else max(size)) * self.latent_factor  # type: ignore[arg-type, type-var]
+        size = self.unet.config.sample_size
+        return int(size if isinstance(size, int) else max(size)) * self.latent_factor
 
     @property
     def is_inpainting(self) -> bool:
         """True if the UNet also takes the mask and the masked image."""
-        return int(self.unet.config.in_channels) == 2 * self.latent_channels + 1  # type: ignore[union-attr, arg-type]
+        return int(self.unet.config.in_channels) == 2 * self.latent_channels + 1
 
     @property
     def resident_bytes(self) -> int:

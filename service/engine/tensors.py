@@ -45,9 +45,9 @@ def dtype_for(entry: TensorEntry, dtype: torch.dtype) -> torch.dtype:
 
 
 def _read(readinto: Callable[[memoryview], int | None], entry: TensorEntry, path: Path) -> Tensor:
-    own = _DTYPES[entry.dtype] if entry.dtype in _DTYPES else torch.uint8
+    own = _DTYPES.get(entry.dtype, torch.uint8)
     flat = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-    view = memoryview(flat.numpy())
+    view = flat.numpy().data
     done = 0
     while done < len(view):
         count = readinto(view[done:])
@@ -66,7 +66,9 @@ def fill(module: nn.Module, tensors: Iterator[tuple[str, Tensor]], part: str) ->
     unexpected: list[str] = []
     for name, tensor in tensors:
         # transformers 5 dropped the wrapper that older files name.
-        found = next((n for n in (name, name.removeprefix("text_model."), f"text_model.{name}") if n in expected), None)
+        found = next(
+            (n for n in (name, name.removeprefix("text_model."), f"text_model.{name}") if n in expected), None
+        )
         if found is None:
             unexpected.append(name)
             continue

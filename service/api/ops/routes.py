@@ -34,6 +34,4 @@ async def readyz(context: ContextDep) -> Response:
 @router.get("/metrics", summary="Prometheus metrics")
 async def metrics(context: ContextDep) -> Response:
     """The exposition in Prometheus' text format."""
-    return Response(
-        context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return Response(context.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

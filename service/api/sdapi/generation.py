@@ -24,7 +24,9 @@ async def txt2img(body: Txt2ImgBody, request: Request, context: ContextDep) -> R
     """Make ``batch_size × n_iter`` images. Seeds are fixed and limits checked before the device is touched."""
     options = options_for(body)
     respond.encoding_of(options)
-    return await make("txt2img", translate.txt2img(body, options, context.settings), body, options, request, context)
+    return await make(
+        "txt2img", translate.txt2img(body, options, context.settings), body, options, request, context
+    )
 
 
 def options_for(body: GenerationBody) -> Options:
@@ -33,7 +35,12 @@ def options_for(body: GenerationBody) -> Options:
 
 
 async def make(
-    kind: str, generation: GenerationRequest, body: GenerationBody, options: Options, request: Request, context: Context
+    kind: str,
+    generation: GenerationRequest,
+    body: GenerationBody,
+    options: Options,
+    request: Request,
+    context: Context,
 ) -> Response:
     """Run ``generation`` and answer in A1111's shape; encoding happens when the device is already free."""
     async with exchange(context, request, kind, generation) as task:

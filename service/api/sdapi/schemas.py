@@ -18,7 +18,9 @@ class GenerationBody(Lenient):
     subseed_strength: Float | None = 0
     seed_resize_from_h: Int | None = -1
     seed_resize_from_w: Int | None = -1
-    sampler_name: Str | None = Field(None, description="A name of /sdapi/v1/samplers, in any case, or an alias.")
+    sampler_name: Str | None = Field(
+        None, description="A name of /sdapi/v1/samplers, in any case, or an alias."
+    )
     scheduler: Str | None = Field(None, description="A name or label of /sdapi/v1/schedulers.")
     batch_size: Int | None = Field(1, description="Images made at once.")
     n_iter: Int | None = Field(1, description="Batches made one after the other.")
@@ -44,7 +46,9 @@ class GenerationBody(Lenient):
     disable_extra_networks: bool | None = False
     firstpass_image: Str | None = None
     comments: dict[str, Any] | None = None
-    force_task_id: Str | None = Field(None, description="The id under which /internal/progress knows this request.")
+    force_task_id: Str | None = Field(
+        None, description="The id under which /internal/progress knows this request."
+    )
     # A1111 does not take null for these.
     sampler_index: Str = Field("Euler", description="Used where sampler_name is absent.")
     script_name: Str | None = None
@@ -85,7 +89,9 @@ class Img2ImgBody(GenerationBody):
     mask_blur_y: Int | None = 4
     mask_blur: Int | None = None
     mask_round: bool | None = True
-    inpainting_fill: Int | None = Field(0, description="0 fill, 1 original, 2 latent noise, 3 latent nothing.")
+    inpainting_fill: Int | None = Field(
+        0, description="0 fill, 1 original, 2 latent noise, 3 latent nothing."
+    )
     inpaint_full_res: bool | None = True
     inpaint_full_res_padding: Int | None = 0
     inpainting_mask_invert: Int | None = 0

@@ -96,7 +96,9 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, settings: Settings) -> H
         )
         sampler, scheduler = chosen[0].name, chosen[1].label
     elif body.hr_scheduler and body.hr_scheduler != "Use same scheduler":
-        scheduler = samplers.resolve(first.sampler, body.hr_scheduler, strict=settings.strict_samplers)[1].label
+        scheduler = samplers.resolve(first.sampler, body.hr_scheduler, strict=settings.strict_samplers)[
+            1
+        ].label
     checkpoint = body.hr_checkpoint_name
     return HiresFix(
         width=width,

@@ -40,7 +40,9 @@ class ProgressEvent(BaseModel):
     progress: float = Field(ge=0, le=1, description="Over the whole request.")
     eta: float | None = Field(description="Seconds left at the pace so far; null before the first step.")
     stage: str
-    preview: str | None = Field(None, description="A small image as a data: URI, with every preview_every-th step.")
+    preview: str | None = Field(
+        None, description="A small image as a data: URI, with every preview_every-th step."
+    )
 
 
 class ResultEvent(BaseModel):

@@ -15,7 +15,7 @@ import orjson
 import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from service.api import problems
@@ -67,14 +67,14 @@ async def generate(body: GenerateBody, request: Request, context: ContextDep) ->
     """Make images; refuses with plain HTTP errors whatever can be refused before the stream begins."""
     options = options_for(body)
     respond.encoding_of(options)
-    generation = replace(
-        translate.txt2img(body, options, context.settings), preview_every=body.preview_every
-    )
+    generation = replace(translate.txt2img(body, options, context.settings), preview_every=body.preview_every)
     check(generation, context.settings)
     if "text/event-stream" not in request.headers.get("accept", ""):
         async with exchange(context, request, "generate", generation) as task:
             result = await _make(task, body, options, context)
-            return Response(orjson.dumps(result), media_type="application/json", headers={"X-Task-Id": task.id})
+            return Response(
+                orjson.dumps(result), media_type="application/json", headers={"X-Task-Id": task.id}
+            )
     context.lifecycle.raise_unless_accepting()
     context.backend.slot.raise_if_full()
     return EventSourceResponse(
@@ -146,7 +146,9 @@ async def _stream(
 def _failed(task: Task, error: BaseException) -> dict[str, Any]:
     if not isinstance(error, ServiceError):
         log.error("unexpected error", exc_info=error)
-        error = problems.mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
+        error = (
+            problems.mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
+        )
     return events.ErrorEvent(
         task_id=task.id,
         status=error.status,

@@ -1,0 +1,58 @@
+# Two commands on a fresh machine: `make run` and `make test`. Everything else is here too.
+VENV   := .venv
+PYTHON ?= python3.11
+PY     := $(VENV)/bin/python
+HOST   ?= 127.0.0.1
+PORT   ?= 7860
+# More options for pip, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" for the
+# CPU build of PyTorch (200 MB in place of several GB).
+PIP_OPTIONS ?=
+
+.PHONY: help setup run test lint format lock bench dashboards clean
+
+help:  ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.base  ## Make .venv and install the locked dependencies
+
+run: setup  ## Serve on http://$(HOST):$(PORT) with the model that ships with the project
+	$(PY) -m service serve --host $(HOST) --port $(PORT)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the dependencies into $(VENV) (PyTorch is large: this takes some minutes the first time)."
+	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.base
+	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements-dev.lock
+	@# For comparison in tests alone. Its own requirements (clip, wandb, torchvision …) are not needed for that.
+	$(PY) -m pip install --no-deps k-diffusion==0.1.1.post1
+	@touch $@
+
+test: $(VENV)/.dev  ## Run all tests
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev  ## Let ruff format the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lock: $(VENV)/.dev  ## Resolve the lock files anew
+	bash tools/lock.sh
+
+bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and a table
+	$(PY) -m bench
+
+dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet
+	$(PY) -m dashboards sheet
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,7 +7,7 @@ class FetchError(Exception):
     exit_code = 1
 
 
-class FetchRefused(FetchError):  # noqa: N818 (nothing broke)
+class FetchRefused(FetchError):
     """The fetch cannot succeed as it was asked for: another attempt would end the same way."""
 
     exit_code = 2

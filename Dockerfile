@@ -1,0 +1,97 @@
+# The service in an image: `docker build -t knative-diffusion .`, or for CPUs with `--build-arg VARIANT=cpu`.
+#
+# VARIANT          cuda (PyTorch with CUDA, xformers) or cpu
+# BASE             any image with Python 3.11 or 3.12 as `python`, with venv, and useradd
+# TORCH_INDEX_URL  with VARIANT=cpu: where PyTorch without CUDA is; empty where PIP_ARGS offer it
+# PIP_ARGS         more options for pip, for networks of their own: an index, a folder of wheels, a certificate
+# MODEL            a checkpoint to put into the image, as for `python -m service fetch`; serve it with
+#                  SD_MODEL=/models/checkpoints/NAME. None by default: weights belong on a volume.
+# COMPILER         any value adds the C compiler that SD_COMPILE=true needs at run time (torch.compile)
+ARG BASE=python:3.11-slim
+ARG VARIANT=cuda
+
+# --- dependencies: a layer of their own, which only a change of the lock file or of pyproject.toml makes anew ------
+FROM ${BASE} AS dependencies
+ARG VARIANT
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_ARGS=""
+ARG COMPILER=""
+WORKDIR /build
+COPY pyproject.toml requirements.lock ./
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+# The extra's packages, without the project itself, whose sources change more often. Compiled to bytecode here, since
+# nothing can be written at run time; "unchecked" bytecode does not depend on the times of files. Tests and C++ headers
+# are not needed to run.
+# hadolint ignore=SC2086
+RUN set -eu; \
+    case "$VARIANT" in \
+      cuda) extra=gpu; index="" ;; \
+      cpu) extra=""; index="${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL}" ;; \
+      *) echo "VARIANT is '$VARIANT', neither cuda nor cpu" >&2; exit 2 ;; \
+    esac; \
+    python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+      print(*p['dependencies'], *p['optional-dependencies'].get(sys.argv[1], ()), sep='\n')" "$extra" >requirements.txt; \
+    pip install --no-cache-dir --no-compile $PIP_ARGS $index -c requirements.lock -r requirements.txt; \
+    site=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+    find "$site" -type d -name tests -prune -exec rm -rf {} +; \
+    rm -rf "$site"/pip "$site"/pip-* /opt/venv/bin/pip*; \
+    if [ -z "$COMPILER" ]; then rm -rf "$site/torch/include" "$site/torch/share"; fi; \
+    python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site"
+
+# --- the service itself ----------------------------------------------------------------------------------------------
+FROM ${BASE} AS service
+ARG PIP_ARGS=""
+WORKDIR /build
+COPY . .
+# hadolint ignore=SC2086
+RUN python -m venv /tmp/pip \
+    && /tmp/pip/bin/pip install --no-cache-dir --no-compile --no-deps $PIP_ARGS --target /app . \
+    && /tmp/pip/bin/python -m compileall -q --invalidation-mode unchecked-hash /app \
+    && cp LICENSE /app/
+
+# --- weights, where somebody wants them in the image -------------------------------------------------------------------
+FROM dependencies AS weights
+ARG MODEL=""
+COPY --from=service /app /app
+RUN mkdir /models && if [ -n "$MODEL" ]; then PYTHONPATH=/app SD_MODELS_DIR=/models python -m service fetch "$MODEL"; fi
+
+# --- what runs -----------------------------------------------------------------------------------------------------------
+FROM ${BASE}
+ARG VARIANT
+ARG COMPILER=""
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="knative-diffusion" \
+      org.opencontainers.image.description="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}-${VARIANT}" \
+      org.opencontainers.image.revision="${REVISION}"
+# hadolint ignore=DL3008
+RUN set -eu; \
+    useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin diffusion; \
+    if [ -n "$COMPILER" ]; then \
+      apt-get update; apt-get install -y --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
+    fi
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=weights /models /models
+COPY --from=service /app /app
+# Everything that libraries want to write goes below /tmp: the root file system may be read-only. The driver's files
+# come from the container runtime; which cards there are is said by the device plugin, never here.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    HF_HOME=/tmp/huggingface \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
+    TRITON_CACHE_DIR=/tmp/triton \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    SD_HOST=0.0.0.0 \
+    SD_PORT=8000
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8000
+# Exec form: PID 1 is Python, and gets the SIGTERM.
+ENTRYPOINT ["python", "-m", "service"]
+CMD ["serve"]

@@ -27,7 +27,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``duration`` seconds in which the rate (requests a second) goes from ``first`` to ``last`` in a line."""
+    """``duration`` seconds in which the rate goes in a line from ``first`` to ``last`` requests a second."""
 
     first: float
     last: float
@@ -39,7 +39,9 @@ class Stage:
         return (self.first + self.last) / 2 * self.duration if self.first + self.last else 0.0
 
     def when(self, mass: float) -> float:
-        """Seconds into the stage at which ``mass`` requests (0..requests) have come: the inverse of its integral."""
+        """Seconds into the stage at which ``mass`` requests (0..requests) have come: the inverse of its
+        integral.
+        """
         slope = (self.last - self.first) / self.duration if math.isfinite(self.duration) else 0.0
         if slope == 0:
             return mass / self.first
@@ -66,8 +68,8 @@ def parse_stage(text: str) -> Stage:
 def staged(stages: Sequence[Stage], chance: random.Random | None = None) -> Iterator[Arrival]:
     """Arrivals that follow ``stages`` in turn: evenly spaced, or with ``chance`` a Poisson process.
 
-    Both walk along the integral of the rate: in steps of one request, or of an exponential with mean one (time
-    rescaling; Cinlar, Introduction to Stochastic Processes, 4.7).
+    Both walk along the integral of the rate: in steps of one request, or of an exponential with mean one
+    (time rescaling; Cinlar, Introduction to Stochastic Processes, 4.7).
     """
     mass = 0.0 if chance is None else chance.expovariate(1)
     begin = 0.0
@@ -82,8 +84,9 @@ def staged(stages: Sequence[Stage], chance: random.Random | None = None) -> Iter
 def trace(path: Path, speed: float = 1.0) -> Iterator[Arrival]:
     """A recording: JSON lines with ``t`` (and fields of the body), or CSV, or one time a line.
 
-    Times are seconds or ISO 8601 and count from the first; they must not go back. In CSV the column is ``t`` or,
-    without a header, the first. ``speed`` 2 plays it twice as fast. Raises :class:`OptionError` naming the line.
+    Times are seconds or ISO 8601 and count from the first; they must not go back. In CSV the column is ``t``
+    or, without a header, the first. ``speed`` 2 plays it twice as fast. Raises :class:`OptionError` naming
+    the line.
     """
     begin: float | None = None
     last = -math.inf

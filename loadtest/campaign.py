@@ -11,13 +11,15 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from loadtest.client import Client, Target
+from loadtest.client import Client
+from loadtest.digest import build
+from loadtest.exchange import Target
 from loadtest.findings import findings
 from loadtest.live import LiveView, shown
 from loadtest.overhead import LoopProbe, Overhead, calibrate
 from loadtest.payloads import Payloads
 from loadtest.report_text import render
-from loadtest.result import Plan, RunResult, build
+from loadtest.result import Plan, RunResult
 from loadtest.runner import ClosedLoop, OpenLoop, Runner
 from loadtest.tally import Tally
 from loadtest.thresholds import Threshold

@@ -32,7 +32,7 @@ _CONDITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One measure of both runs. ``low`` and ``high`` enclose the ratio with 95 % confidence; None: not known."""
+    """One measure of both runs; ``low`` and ``high`` enclose the ratio with 95 % confidence, if known."""
 
     measure: str
     before: float
@@ -61,14 +61,18 @@ def compare_runs(before: RunResult, after: RunResult) -> list[Comparison]:
     pair = [[one.latency for one in run.records if not one.failure] for run in (before, after)]
     if not all(pair):
         raise OptionError("One of the runs has no successful request: there is nothing to compare.")
-    alike = max((run.plan.concurrency or round(max(run.timeline.concurrency, default=1)) or 1)
-                for run in (before, after))
+    alike = max(
+        (run.plan.concurrency or round(max(run.timeline.concurrency, default=1)) or 1)
+        for run in (before, after)
+    )
 
     def ratio(name: str, measure: Callable[[Floats], Floats]) -> Comparison:
         first, second = (float(measure(np.asarray(values))) for values in pair)
         low = high = None
         if min(map(len, pair)) >= 10:
-            _, low, high = bootstrap_ratio(pair[1], pair[0], measure, concurrency=alike, confidence=CONFIDENCE)
+            _, low, high = bootstrap_ratio(
+                pair[1], pair[0], measure, concurrency=alike, confidence=CONFIDENCE
+            )
         return Comparison(name, first, second, low, high)
 
     found = [ratio("average latency, s", mean)]
@@ -77,7 +81,9 @@ def compare_runs(before: RunResult, after: RunResult) -> list[Comparison]:
             found.append(ratio(f"P{percent_name(percent)} latency, s", percentile_of(percent)))
     found.append(Comparison("slowest, s", before.latency.slowest, after.latency.slowest, None, None))
     found.append(Comparison("total, s", before.total, after.total, None, None))
-    found.append(Comparison("successes/s", before.throughput, after.throughput, None, None, lower_is_better=False))
+    found.append(
+        Comparison("successes/s", before.throughput, after.throughput, None, None, lower_is_better=False)
+    )
     found.append(_rates("failures", before, after))
     found.append(Comparison("cold starts", before.cold_starts, after.cold_starts, None, None))
     found.append(Comparison("pods", len(before.pods), len(after.pods), None, None, lower_is_better=None))
@@ -85,13 +91,15 @@ def compare_runs(before: RunResult, after: RunResult) -> list[Comparison]:
 
 
 def _rates(name: str, before: RunResult, after: RunResult) -> Comparison:
-    """The failure rates and the interval of their ratio (log method, half a failure added to each: Agresti 3.1)."""
+    """Failure rates and the interval of their ratio (log method, half a failure added: Agresti 3.1)."""
     rates = [run.failed / run.requests if run.requests else 0.0 for run in (before, after)]
     if not before.failed and not after.failed:
         return Comparison(name, rates[0], rates[1], None, None)
     (x, n), (y, m) = ((run.failed + 0.5, run.requests + 0.5) for run in (before, after))
     centre, spread = math.log(y / m) - math.log(x / n), math.sqrt(max(0.0, 1 / x - 1 / n + 1 / y - 1 / m))
-    return Comparison(name, rates[0], rates[1], math.exp(centre - 1.96 * spread), math.exp(centre + 1.96 * spread))
+    return Comparison(
+        name, rates[0], rates[1], math.exp(centre - 1.96 * spread), math.exp(centre + 1.96 * spread)
+    )
 
 
 def differences(before: Plan, after: Plan) -> list[str]:
@@ -112,7 +120,8 @@ def compare(
 ) -> None:
     """Set two runs side by side: ratios B/A with 95 % intervals.
 
-    An interval that holds 1 shows no difference. Totals and counts come without one: a run has only one of each.
+    An interval that holds 1 shows no difference. Totals and counts have none: a run has only one
+    of each.
     """
     try:
         before, after = RunResult.read(a), RunResult.read(b)
@@ -129,14 +138,17 @@ def compare(
         between = f"{row.low:.3f} – {row.high:.3f}" if row.low is not None and row.high is not None else "–"
         style = {"better": "green", "worse": "red"}.get(row.verdict, "")
         ratio = "–" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
-        table.add_row(row.measure, f"{row.before:.4g}", f"{row.after:.4g}", ratio, between, row.verdict, style=style)
+        table.add_row(
+            row.measure, f"{row.before:.4g}", f"{row.after:.4g}", ratio, between, row.verdict, style=style
+        )
     console = Console(width=None if Console().is_terminal else 110)
     console.print(table)
     for text in differences(before.plan, after.plan):
         console.print(f"Not the same conditions: {text}.", style="yellow", highlight=False, markup=False)
     console.print(
-        "Intervals: circular block bootstrap of the requests of each run, so that neighbours that waited in the same "
-        "queue count as one. They say nothing of how another run on another day would differ: repeat runs for that.",
+        "Intervals: circular block bootstrap of the requests of each run, so that neighbours that waited in "
+        "the same queue count as one. They say nothing of how a run on another day would differ: repeat runs "
+        "for that.",
         highlight=False,
     )
     if fail_if_worse and any(row.verdict == "worse" for row in rows):

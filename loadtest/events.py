@@ -1,4 +1,6 @@
-"""Server-sent events out of a byte stream (WHATWG HTML, 9.2.6), comments counted: heartbeats are a sign of life."""
+"""Server-sent events out of a byte stream (WHATWG HTML, 9.2.6), comments counted: heartbeats are a sign of
+life.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ class Event:
 class EventParser:
     """Feed it chunks as they arrive; it yields the events that are complete.
 
-    A large event (an image is one line of some hundred kilobytes) may come in many chunks: they are joined once.
+    A large event (an image is one line of some hundred kilobytes) may come in many chunks: they are
+    joined once.
     """
 
     def __init__(self) -> None:
@@ -25,7 +28,9 @@ class EventParser:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that ``chunk`` completes. Lines end in LF or CR LF; data must be UTF-8 (else replaced)."""
+        """The events that ``chunk`` completes. Lines end in LF or CR LF; data must be UTF-8 (else
+        replaced).
+        """
         if b"\n" not in chunk:
             self._pieces.append(chunk)
             return

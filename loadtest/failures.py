@@ -1,4 +1,6 @@
-"""Names for all that can go wrong between a client and an image, so that reports count causes, not tracebacks."""
+"""Names for all that can go wrong between a client and an image, so that reports count causes, not
+tracebacks.
+"""
 
 import errno
 import socket
@@ -22,7 +24,13 @@ _WHERE: Final[dict[Stage, str]] = {
     "body": "in the body",
 }
 _RESETS: Final = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
-_UNREACHABLE: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL)
+_UNREACHABLE: Final = (
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.ENETDOWN,
+    errno.EADDRNOTAVAIL,
+)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -41,7 +49,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def name_failure(error: BaseException, stage: Stage) -> tuple[str, str]:
-    """(kind, message) of an exception that ended a request: the kind is counted, the message is an example."""
+    """(kind, message) of what ended a request: the kind is counted, the message is an example."""
     links = list(chain(error))
     for link in links:
         if isinstance(link, ssl.SSLError):
@@ -68,7 +76,9 @@ def name_failure(error: BaseException, stage: Stage) -> tuple[str, str]:
             return "proxy error", text
         case httpx.TimeoutException() | TimeoutError():
             return TIMEOUTS[stage], text
-        case httpx.RemoteProtocolError() if "incomplete" in text or "disconnected" in text or "closed" in text:
+        case httpx.RemoteProtocolError() if (
+            "incomplete" in text or "disconnected" in text or "closed" in text
+        ):
             return f"connection closed {_WHERE[stage]}", text
         case httpx.ProtocolError():
             return "malformed HTTP", text

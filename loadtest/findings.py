@@ -33,19 +33,18 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
     least = floor(run)
     if least and not run.interrupted:
         found.append(
-            f"The floor is {least:.0f} s ({run.succeeded} images at the fastest {run.latency.fastest:.1f} s over "
-            f"{min(len(run.pods), run.plan.concurrency or 1)} warm, evenly used pods); "
+            f"The floor is {least:.1f} s ({run.succeeded} images at the fastest {run.latency.fastest:.2f} s "
+            f"over {min(len(run.pods), run.plan.concurrency or 1)} warm, evenly used pods); "
             f"this run took {run.total / least:.1f} times as long."
-            if least >= 10
-            else f"This run took {run.total / least:.1f} times what its pods, warm and evenly used, would need."
         )
     busiest = max(run.pods, key=lambda pod: pod.answers, default=None)
     answers = sum(pod.answers for pod in run.pods)
     if busiest and len(run.pods) > 1 and answers >= 10 and busiest.answers > 2 * answers / len(run.pods):
         found.append(
-            f"Uneven: {busiest.name} served {busiest.answers} of {answers} ({busiest.answers / answers:.0%}; evenly "
-            f"{1 / len(run.pods):.0%}). Where one pod works and others idle, the activator may have fallen back to "
-            "the ClusterIP: set mesh-compatibility-mode: disabled in config-network."
+            f"Uneven: {busiest.name} served {busiest.answers} of {answers} "
+            f"({busiest.answers / answers:.0%}; evenly {1 / len(run.pods):.0%}). Where one pod works "
+            "and others idle, the activator may have fallen back to the ClusterIP: set "
+            "mesh-compatibility-mode: disabled in config-network."
         )
     if run.cold_starts and run.warm.count and run.cold.count:
         found.append(
@@ -55,8 +54,8 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
     if run.stickiness and run.stickiness.same_pod + run.stickiness.other_pod:
         one = run.stickiness
         found.append(
-            f"Sessions stayed on their pod in {one.share:.0%} of {one.same_pod + one.other_pod} follow-up requests "
-            f"(by chance: {one.by_chance:.0%})."
+            f"Sessions stayed on their pod in {one.share:.0%} of {one.same_pod + one.other_pod} follow-up "
+            f"requests (by chance: {one.by_chance:.0%})."
         )
     if held_back:
         found.append(f"{held_back} requests had to wait in this client: --max-in-flight was reached.")

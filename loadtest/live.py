@@ -1,4 +1,6 @@
-"""What a run shows while it lasts: a panel on a terminal, a line every ten seconds in a log. Goes to stderr."""
+"""What a run shows while it lasts: a panel on a terminal, a line every ten seconds in a log. Goes to
+stderr.
+"""
 
 import asyncio
 import contextlib
@@ -102,8 +104,9 @@ class LiveView:
         tally = self._tally
         goal = f" of {self._goal}" if self._goal else ""
         return (
-            f"{time.perf_counter() - self._begin:.0f} s: {tally.count}{goal} done, {self._runner.in_flight} in flight, "
-            f"{tally.count - tally.succeeded} failed, {len(tally.pods)} pods, {tally.cold_starts} cold starts"
+            f"{time.perf_counter() - self._begin:.0f} s: {tally.count}{goal} done, "
+            f"{self._runner.in_flight} in flight, {tally.count - tally.succeeded} failed, "
+            f"{len(tally.pods)} pods, {tally.cold_starts} cold starts"
         )
 
 

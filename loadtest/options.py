@@ -1,4 +1,6 @@
-"""Small notations of the command line: durations, sizes, think times. Errors are sentences that say what to write."""
+"""Small notations of the command line: durations, sizes, think times. Errors are sentences that say what to
+write.
+"""
 
 import random
 import re
@@ -22,7 +24,9 @@ def seconds(text: str) -> float:
         total += float(match[1]) * _UNITS[match[2]]
         position = match.end()
     if position != len(text) or total <= 0:
-        raise OptionError(f"{text!r} is no duration: write seconds or a unit, as in 90, 250ms, 1.5m or 1h30m.")
+        raise OptionError(
+            f"{text!r} is no duration: write seconds or a unit, as in 90, 250ms, 1.5m or 1h30m."
+        )
     return total
 
 
@@ -35,7 +39,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def think_time(text: str, chance: random.Random) -> Callable[[], float]:
-    """A pause between a user's requests: ``2`` s always, ``1-5`` s evenly, ``exp:3`` s exponential with that mean."""
+    """A pause between requests: ``2`` s always, ``1-5`` s evenly, ``exp:3`` exponential with mean 3 s."""
     if text.startswith("exp:"):
         mean = seconds(text.removeprefix("exp:"))
         return lambda: chance.expovariate(1 / mean)

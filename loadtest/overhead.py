@@ -1,9 +1,9 @@
 """What the client itself costs, measured: a load test that can't say so measures itself.
 
-Three measures. *Per request*: the client's round trip with a trivial server on the loopback interface, minus what
-a bare blocking socket needs for the same bytes with the same server (medians of alternating exchanges). *Event
-loop*: how late a 50 ms timer fires during the run; a late loop stamps answers late by as much. *CPU*: the share of
-one core that the process used; near 1 the client, not the service, sets the pace.
+Three measures. *Per request*: the client's round trip with a trivial server on the loopback interface, minus
+what a bare blocking socket needs for the same bytes with the same server (medians of alternating exchanges).
+*Event loop*: how late a 50 ms timer fires during the run; a late loop stamps answers late by as much. *CPU*:
+the share of one core that the process used; near 1 the client, not the service, sets the pace.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loadtest.client import Client, Target
+from loadtest.client import Client
+from loadtest.exchange import Target
 from loadtest.latencies import Latencies
 from loadtest.payloads import Payload
 
@@ -52,8 +53,8 @@ class Overhead:
             )
         if typical and start_delay > 0.05 * typical:
             found.append(
-                f"Requests left up to {start_delay:.3f} s after their intended start (latencies count from the "
-                "intended start, so nothing is hidden): raise --max-in-flight or use another machine."
+                f"Requests left up to {start_delay:.3f} s after their intended start (latencies count from "
+                "there, so nothing is hidden): raise --max-in-flight or use another machine."
             )
         return found
 
@@ -89,7 +90,7 @@ class LoopProbe:
 
 @contextlib.contextmanager
 def trivial_server() -> Iterator[int]:
-    """A server on 127.0.0.1 that reads a request and answers ``{}``; yields its port. For calibration alone."""
+    """A server on 127.0.0.1 that answers every request with ``{}``; yields its port. For calibration."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(connection: socket.socket) -> None:
@@ -136,7 +137,9 @@ async def calibrate(target: Target, body: bytes) -> tuple[float, float]:
     """
     with trivial_server() as port:
         url = f"http://127.0.0.1:{port}/"
-        local = replace(target, url=url, stream=False, check="none", proxy=None, keep_alive=True, timeout=10.0)
+        local = replace(
+            target, url=url, stream=False, check="none", proxy=None, keep_alive=True, timeout=10.0
+        )
         head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in target.headers if name.lower() != "host")
         raw = head.encode() + b"\r\n" + body

@@ -22,7 +22,7 @@ class Payload:
 
 
 class Payloads:
-    """Endless bodies: every prompt with every size, in turn. Built once, so that sending costs nothing more."""
+    """Endless bodies: every prompt with every size, in turn. Built once, so that sending costs nothing."""
 
     def __init__(
         self,
@@ -31,13 +31,15 @@ class Payloads:
         sizes: Sequence[tuple[int, int]] = (),
         steps: int | None = None,
     ) -> None:
-        """``body`` is sent as it is unless prompts, sizes or steps are set in it (then it must be a JSON object)."""
+        """``body`` is sent as it is unless prompts, sizes or steps are set in it (then it must be a JSON
+        object).
+        """
         self.template: dict[str, Any] | None = None
         changes = bool(prompts or sizes or steps)
         if changes:
             self.template = self._object(body) if body else {}
         elif body and body.lstrip().startswith(b"{"):
-            # Not ours to refuse: a load test may want to send a broken body. Only a recording needs it parsed.
+            # Not ours to refuse: a load test may want to send a broken body. Recordings need it parsed.
             try:
                 self.template = self._object(body)
             except OptionError:
@@ -69,7 +71,9 @@ class Payloads:
             return payload
         base = orjson.loads(payload.body) if self.template is not None else {"prompt": DEFAULT_PROMPT}
         merged: dict[str, Any] = {**base, **changes}
-        group = f"{merged['width']}×{merged['height']}" if {"width", "height"} <= merged.keys() else payload.group
+        group = (
+            f"{merged['width']}×{merged['height']}" if {"width", "height"} <= merged.keys() else payload.group
+        )
         return Payload(orjson.dumps(merged), group)
 
     @staticmethod
@@ -77,7 +81,9 @@ class Payloads:
         try:
             parsed = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise OptionError(f"The body is not JSON ({error}): --prompt, --size and --steps set fields of it.") from None
+            raise OptionError(
+                f"The body is not JSON ({error}): --prompt, --size and --steps set fields of it."
+            ) from None
         if not isinstance(parsed, dict):
             raise OptionError("The body is not a JSON object: --prompt, --size and --steps set fields of it.")
         return parsed

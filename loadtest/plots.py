@@ -1,4 +1,6 @@
-"""The plots of a report, each as one inline SVG. Colours name pods: the same pod has the same colour everywhere."""
+"""The plots of a report, each as one inline SVG. Colours name pods: the same pod has the same colour
+everywhere.
+"""
 
 import io
 import re
@@ -19,7 +21,8 @@ from matplotlib.ticker import MaxNLocator
 from loadtest.result import Record, RunResult
 
 PALETTE: Final = (
-    "#2f6fde", "#e8842c", "#2a9d6f", "#b24fc3", "#c9a400", "#17a2b8", "#8a5a3c", "#6c7a89", "#d6567f", "#5b8c00",
+    "#2f6fde", "#e8842c", "#2a9d6f", "#b24fc3", "#c9a400",
+    "#17a2b8", "#8a5a3c", "#6c7a89", "#d6567f", "#5b8c00",
 )  # fmt: skip
 FAILED: Final = "#d62839"
 COLD: Final = "#0b2e59"
@@ -85,7 +88,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def timeline(run: RunResult, colours: Colours) -> str | None:
-    """Each request as a bar from its sending to its end, one row for each place in flight; None if too many."""
+    """Each request as a bar, one row for each place in flight; None if there are too many."""
     records = run.records
     if not records or run.sampled or len(records) > BARS:
         return None
@@ -106,15 +109,24 @@ def timeline(run: RunResult, colours: Colours) -> str | None:
         )
         # Gaps between neighbours of the same colour, and the wait for the server before a late answer.
         axes.scatter([one.done for one in records], rows, marker="|", s=width**2, color="white", linewidths=1)
-        late = [(one.intended, one.sent, row) for one, row in zip(records, rows, strict=True)
-                if one.sent - one.intended > run.total / 500]
+        late = [
+            (one.intended, one.sent, row)
+            for one, row in zip(records, rows, strict=True)
+            if one.sent - one.intended > run.total / 500
+        ]
         axes.add_collection(
             LineCollection([[(a, row), (b, row)] for a, b, row in late], colors=FAINT, linewidths=1.5)
         )
         cold = [(one.done, row) for one, row in zip(records, rows, strict=True) if one.cold]
         if cold:
             axes.scatter(
-                [x for x, _ in cold], [y for _, y in cold], marker="D", s=34, color=COLD, edgecolors="white", zorder=3
+                [x for x, _ in cold],
+                [y for _, y in cold],
+                marker="D",
+                s=34,
+                color=COLD,
+                edgecolors="white",
+                zorder=3,
             )
         axes.set_xlim(0, run.total * 1.01)
         axes.set_ylim(count - 0.4, -0.6)
@@ -173,7 +185,9 @@ def concurrency(run: RunResult) -> str | None:
         axes.stairs(line.concurrency, edges, color=PALETTE[0], linewidth=1.4, label="requests in flight")
         steps = _pods_over_time(run)
         if steps:
-            axes.step(*zip(*steps, strict=True), where="post", color=PALETTE[1], linewidth=2, label="pods seen")
+            axes.step(
+                *zip(*steps, strict=True), where="post", color=PALETTE[1], linewidth=2, label="pods seen"
+            )
         top = max([*line.concurrency, *(count for _, count in steps), 1])
         for place, mark in enumerate(run.cold_marks[:200]):
             label = "first answer of a cold pod" if place == 0 else None
@@ -181,7 +195,12 @@ def concurrency(run: RunResult) -> str | None:
         failed = [(edges[index], count) for index, count in enumerate(line.failed) if count]
         if failed:
             axes.scatter(
-                [x for x, _ in failed], [top * 1.06] * len(failed), marker="x", s=26, color=FAILED, label="failures"
+                [x for x, _ in failed],
+                [top * 1.06] * len(failed),
+                marker="x",
+                s=26,
+                color=FAILED,
+                label="failures",
             )
         axes.set_xlim(0, run.total * 1.01)
         axes.set_ylim(0, top * 1.15)
@@ -192,7 +211,7 @@ def concurrency(run: RunResult) -> str | None:
 
 
 def histogram(run: RunResult) -> str | None:
-    """The latency histogram with its percentiles; on a log scale if latencies span more than a factor of 40."""
+    """The latency histogram with its percentiles; on a log scale if latencies span a factor of 40."""
     if not run.histogram:
         return None
     fastest, slowest = max(run.latency.fastest, 1e-6), max(run.latency.slowest, 1e-6)
@@ -213,17 +232,24 @@ def histogram(run: RunResult) -> str | None:
         axes.stairs(heights, edges, fill=True, color=PALETTE[0], alpha=0.85)
         cold = [one.latency for one in run.records if one.cold and not one.failure]
         if cold and not run.sampled:
-            axes.hist(np.clip(cold, edges[0], edges[-1]), bins=edges.tolist(), color=COLD, label="cold starts")
-            axes.legend(loc="upper right", fontsize=9)
-        shown = [(name, run.latency.at(percent)) for name, percent in (("P50", 50), ("P90", 90), ("P95", 95), ("P99", 99))]
+            axes.hist(
+                np.clip(cold, edges[0], edges[-1]), bins=edges.tolist(), color=COLD, label="cold starts"
+            )
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0, fontsize=9)
+        shown = [
+            (name, run.latency.at(percent))
+            for name, percent in (("P50", 50), ("P90", 90), ("P95", 95), ("P99", 99))
+        ]
         top = max(heights.max(), 1)
         last = -np.inf
         level = 0
         for name, value in shown:
             if value is None:
                 continue
-            position = (np.log(value / edges[0]) / np.log(edges[-1] / edges[0])) if log else (value - edges[0]) / (
-                edges[-1] - edges[0]
+            position = (
+                (np.log(value / edges[0]) / np.log(edges[-1] / edges[0]))
+                if log
+                else (value - edges[0]) / (edges[-1] - edges[0])
             )
             # Percentiles that lie close to each other are written one above the other.
             level = level + 1 if position - last < 0.05 else 0
@@ -273,8 +299,14 @@ def _lanes(records: Sequence[Record]) -> list[int]:
 
 
 def _pods_over_time(run: RunResult) -> list[tuple[float, int]]:
-    """(seconds, pods known to live): a pod counts from its first answer to its last."""
-    changes = sorted([(pod.first, 1) for pod in run.pods] + [(pod.last, -1) for pod in run.pods if pod.last < run.total])
+    """(seconds, pods known to live): a pod counts from its first answer to its last.
+
+    One that answered after the last request was sent counts to the end: nobody asked it again.
+    """
+    last_sent = max((one.sent for one in run.records), default=0.0)
+    changes = sorted(
+        [(pod.first, 1) for pod in run.pods] + [(pod.last, -1) for pod in run.pods if pod.last < last_sent]
+    )
     if not changes:
         return []
     steps, count = [(0.0, 0)], 0

@@ -9,26 +9,28 @@ from loadtest.result import Record, RunResult, Summary
 from loadtest.statistics import percent_name
 
 _CSS = """
-:root { color-scheme: light; --ink: #26303d; --faint: #67727f; --line: #e3e8ee; --blue: #2f6fde; --red: #d62839; }
+:root { color-scheme: light; --ink: #26303d; --faint: #67727f; --line: #e3e8ee; --blue: #2f6fde; --red:
+#d62839; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #f4f6f9; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 28px 20px 60px; }
+body { margin: 0; background: #f4f6f9; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans",
+sans-serif; } main { max-width: 1060px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 1.55rem; margin: 0 0 2px; } h2 { font-size: 1.05rem; margin: 0 0 8px; }
 .sub { color: var(--faint); margin: 0 0 18px; overflow-wrap: anywhere; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 20px; margin: 0 0 16px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(118px, 1fr)); gap: 10px; margin: 0 0 16px; }
-.tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 10px 14px; }
-.tile b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.tile span { color: var(--faint); font-size: .82rem; } .bad b, .bad { color: var(--red); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 20px; margin: 0
+0 16px; } .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(118px, 1fr)); gap: 10px;
+margin: 0 0 16px; } .tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding:
+10px 14px; } .tile b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric:
+tabular-nums; white-space: nowrap; } .tile span { color: var(--faint); font-size: .82rem; } .bad b, .bad {
+color: var(--red); } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--faint); font-weight: 500; font-size: .85rem; }
-th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-tr:last-child td { border-bottom: 0; } .n { text-align: right; white-space: nowrap; }
-svg { width: 100%; height: auto; display: block; font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-.note { color: var(--faint); font-size: .88rem; margin: 6px 0 0; } ul { margin: 0; padding-left: 20px; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 0 16px; }
-code { font-size: .88em; overflow-wrap: anywhere; } .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 2px; }
-@media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
+th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap:
+anywhere; } tr:last-child td { border-bottom: 0; } .n { text-align: right; white-space: nowrap; }
+svg { width: 100%; height: auto; display: block; font-family: system-ui, "Segoe UI", "DejaVu Sans",
+sans-serif; } .note { color: var(--faint); font-size: .88rem; margin: 6px 0 0; } ul { margin: 0; padding-left:
+20px; } .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 0 16px; }
+code { font-size: .88em; overflow-wrap: anywhere; } .swatch { display: inline-block; width: 10px; height:
+10px; border-radius: 2px; } @media print { body { background: #fff; } section, .tile { break-inside: avoid; }
+}
 """
 
 
@@ -36,8 +38,8 @@ def render(run: RunResult, title: str = "") -> str:
     """The page. Everything a server sent is escaped."""
     heading = title or f"Load test of {run.plan.url}"
     return (
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(heading)}</title><style>{_CSS}</style></head><body><main>"
         + "".join(_page(run, heading))
         + "</main></body></html>\n"
@@ -55,8 +57,11 @@ def _page(run: RunResult, heading: str) -> Iterator[str]:
         yield f"<section><h2>What to notice</h2><ul>{_each('li', run.notes)}</ul></section>"
     if run.thresholds:
         rows = [
-            (f'<b class="{"bad" if one.broken else ""}">{"broken" if one.broken else "ok"}</b>', escape(one.rule),
-             escape(one.text))
+            (
+                f'<b class="{"bad" if one.broken else ""}">{"broken" if one.broken else "ok"}</b>',
+                escape(one.rule),
+                escape(one.text),
+            )
             for one in run.thresholds
         ]
         yield _section("Thresholds", _table(("", "fails if", "found"), rows))
@@ -66,8 +71,8 @@ def _page(run: RunResult, heading: str) -> Iterator[str]:
         yield _section(
             "Timeline",
             timeline,
-            "One bar a request, from its sending to its last byte, in the colour of the pod that served it; one row "
-            "for each place in flight.",
+            "One bar a request, from its sending to its last byte, in the colour of the pod that served it; "
+            "one row for each place in flight.",
         )
     sample = f"A uniform sample of {len(run.records):,} of {run.requests:,} requests. " if run.sampled else ""
     scatter = plots.latencies(run, colours)
@@ -88,7 +93,9 @@ def _page(run: RunResult, heading: str) -> Iterator[str]:
     yield _section("Parts of a request", _parts(run))
     yield "</div>"
     if run.pods:
-        yield _section("Pods", _pods(run), "" if len(run.pods) <= 100 else f"The first 100 of {len(run.pods)}.")
+        yield _section(
+            "Pods", _pods(run), "" if len(run.pods) <= 100 else f"The first 100 of {len(run.pods)}."
+        )
     if run.failures:
         failures = [
             (f"{one.count}", escape(one.kind), escape(one.example), f"{one.first:.1f}–{one.last:.1f} s")
@@ -146,24 +153,34 @@ def _percentiles(summary: Summary) -> str:
 def _percentile_note(summary: Summary) -> str:
     read = "" if summary.exact else " Read from a histogram, at most 0.25 % off."
     return (
-        f"{summary.count:,} successful requests. Intervals are distribution-free and assume independent requests; "
-        f"“?” means that the sample sets no bound.{read}"
+        f"{summary.count:,} successful requests. Intervals are distribution-free and assume independent "
+        f"requests; “?” means that the sample sets no bound.{read}"
     )
 
 
 def _parts(run: RunResult) -> str:
-    names = {"connect": "connect (DNS, TCP, TLS)", "write": "send", "wait": "wait for the answer", "read": "read it"}
+    names = {
+        "connect": "connect (DNS, TCP, TLS)",
+        "write": "send",
+        "wait": "wait for the answer",
+        "read": "read it",
+    }
     rows = [
         (names[name], f"{part.mean:.4f}", f"{part.fastest:.4f}", f"{part.slowest:.4f}")
         for name, part in run.phases.items()
     ]
     if run.streaming is not None:
-        for label, part in (("to started", run.streaming.started), ("to progress", run.streaming.first_progress)):
+        for label, part in (
+            ("to started", run.streaming.started),
+            ("to progress", run.streaming.first_progress),
+        ):
             rows.append((label, f"{part.mean:.4f}", f"{part.fastest:.4f}", f"{part.slowest:.4f}"))
         rows.append(("longest silence", "", "", f"{run.streaming.longest_silence:.4f}"))
     for label, part in (("cold", run.cold), ("warm", run.warm)):
         if run.cold.count and part.count:
-            rows.append((f"{label} ({part.count})", f"{part.mean:.4f}", f"{part.fastest:.4f}", f"{part.slowest:.4f}"))
+            rows.append(
+                (f"{label} ({part.count})", f"{part.mean:.4f}", f"{part.fastest:.4f}", f"{part.slowest:.4f}")
+            )
     return _table(("", "average, s", "fastest", "slowest"), rows, numbers=(1, 2, 3))
 
 
@@ -204,21 +221,23 @@ def _slowest(run: RunResult, records: Iterable[Record]) -> str:
 
 def _plan(run: RunResult) -> str:
     plan = run.plan
+    kind = (
+        "event stream" if plan.stream else "plain",
+        "kept-alive connections" if plan.keep_alive else "a connection for each request",
+        f"{plan.sessions} sessions with cookies" if plan.sessions else "no cookies",
+        "Retry-After honoured" if plan.honour_retry_after else "no retries",
+    )
+    more = f" and {plan.bodies - 1} more" if plan.bodies > 1 else ""
+    within = f", starts within {plan.duration:g} s" if plan.duration else ""
     rows = [
         ("target", f"<code>{escape(plan.method)} {escape(plan.url)}</code>"),
         ("arrivals", escape(plan.arrivals) + (f", think time {escape(plan.think)}" if plan.think else "")),
-        ("asked for", f"{plan.requests or 'as many as fit'} requests"
-         + (f", starts within {plan.duration:g} s" if plan.duration else "") + f", {plan.timeout:g} s each"),
-        ("body", f"<code>{escape(plan.body) or '–'}</code>" + (f" and {plan.bodies - 1} more" if plan.bodies > 1 else "")),
-        ("kind", ", ".join((
-            "event stream" if plan.stream else "plain",
-            "kept-alive connections" if plan.keep_alive else "a connection for each request",
-            f"{plan.sessions} sessions with cookies" if plan.sessions else "no cookies",
-            "Retry-After honoured" if plan.honour_retry_after else "no retries",
-        ))),
+        ("asked for", f"{plan.requests or 'as many as fit'} requests{within}, {plan.timeout:g} s each"),
+        ("body", f"<code>{escape(plan.body) or '–'}</code>{more}"),
+        ("kind", ", ".join(kind)),
         ("seed", f"{plan.seed}"),
         ("answers", f"{run.size:,} bytes" + (f", {run.retries} retries" if run.retries else "")),
-    ]  # fmt: skip
+    ]
     return _table(("", ""), rows)
 
 

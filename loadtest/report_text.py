@@ -78,7 +78,8 @@ def _beyond_hey(run: RunResult) -> Iterator[str]:
         for pod in sorted(run.pods, key=lambda one: one.first)[:50]:
             yield (
                 f"  {pod.name:<{width}}  {pod.answers:>6} answers  average {pod.mean:8.3f} secs"
-                f"  seen {pod.first:8.1f}–{pod.last:.1f} s" + (f"  {pod.cold_starts} cold" if pod.cold_starts else "")
+                f"  seen {pod.first:8.1f}–{pod.last:.1f} s"
+                + (f"  {pod.cold_starts} cold" if pod.cold_starts else "")
             )
         if len(run.pods) > 50:
             yield f"  and {len(run.pods) - 50} more"
@@ -95,7 +96,11 @@ def _beyond_hey(run: RunResult) -> Iterator[str]:
         yield "Streaming (average, fastest, slowest):"
         for name, part in (("started", run.streaming.started), ("progress", run.streaming.first_progress)):
             yield f"  first {name}:\t{part.mean:.4f} secs, {part.fastest:.4f} secs, {part.slowest:.4f} secs"
-            bits = [f"{percent_name(p.percent)}% in {p.value:.4f}" for p in part.percentiles if p.value is not None]
+            bits = [
+                f"{percent_name(p.percent)}% in {p.value:.4f}"
+                for p in part.percentiles
+                if p.value is not None
+            ]
             if bits:
                 yield f"    {', '.join(bits)} secs"
         yield f"  longest silence:\t{run.streaming.longest_silence:.4f} secs"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.arrivals import Arrival
-from loadtest.client import Client, Session
+from loadtest.client import Client
+from loadtest.exchange import Session
 from loadtest.payloads import Payloads
 from loadtest.tally import Tally
 

@@ -1,7 +1,7 @@
 """What a sample says and what it can't: percentiles, their intervals, and when to refuse them.
 
-Percentiles are order statistics at hey's rank (the first value with at least ``percent`` % of the sample before
-it), so that both tools can be read line by line. Values are seconds.
+Percentiles are order statistics at hey's rank (the first value with at least ``percent`` % of the sample
+before it), so that both tools can be read line by line. Values are seconds.
 """
 
 import math
@@ -24,16 +24,17 @@ def percent_name(percent: float) -> str:
 
 
 def rank(percent: float, count: int) -> int:
-    """0-based index of ``percent`` (0..100) among ``count`` sorted values; may be ``count`` (none is that slow)."""
+    """0-based index of ``percent`` among ``count`` sorted values; ``count`` if none is that slow."""
     return math.ceil(round(percent * count, 6) / 100)
 
 
 def needed(percent: float) -> int:
     """Smallest sample that bears ``percent``: 0 < percent < 100.
 
-    A sample bears the percentile if its slowest value bounds it with :data:`CONFIDENCE`, that is, if all ``n``
-    values lie below the true percentile ``p`` with a probability ``p**n`` of at most 1 - CONFIDENCE (Wilks 1941;
-    for percentiles under 50 the fastest value and ``(1-p)**n``). P90 needs 22 values, P95 45, P99 230, P99.9 2302.
+    A sample bears the percentile if its slowest value bounds it with :data:`CONFIDENCE`, that is, if all
+    ``n`` values lie below the true percentile ``p`` with a probability ``p**n`` of at most 1 - CONFIDENCE
+    (Wilks 1941; for percentiles under 50 the fastest value and ``(1-p)**n``). P90 needs 22 values, P95 45,
+    P99 230, P99.9 2302.
     """
     share = max(percent, 100 - percent) / 100
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(share))
@@ -45,7 +46,8 @@ def bears(percent: float, count: int) -> bool:
 
 
 def interval_ranks(percent: float, count: int) -> tuple[int | None, int | None]:
-    """0-based ranks of the order statistics that enclose ``percent`` with :data:`CONFIDENCE`; None: unbounded.
+    """0-based ranks of the order statistics that enclose ``percent`` with :data:`CONFIDENCE`; None:
+    unbounded.
 
     Distribution-free: the number of values below the true percentile is binomial (Conover, Practical
     Nonparametric Statistics, 3.2). It assumes independent requests; requests that queue behind each other are
@@ -62,9 +64,9 @@ def interval_ranks(percent: float, count: int) -> tuple[int | None, int | None]:
 def circular_blocks(count: int, length: int, draws: int, seed: int) -> npt.NDArray[np.int64]:
     """Indices of ``draws`` resamples of ``count`` values in blocks of ``length``, wrapped at the end.
 
-    Shape (draws, count). Requests that follow each other are alike (they wait in the same queue), so resampling
-    them one by one would give intervals that are too narrow: the circular block bootstrap keeps neighbours
-    together (Politis and Romano 1992).
+    Shape (draws, count). Requests that follow each other are alike (they wait in the same queue), so
+    resampling them one by one would give intervals that are too narrow: the circular block bootstrap keeps
+    neighbours together (Politis and Romano 1992).
     """
     random = np.random.default_rng(seed)
     blocks = -(-count // length)
@@ -74,7 +76,7 @@ def circular_blocks(count: int, length: int, draws: int, seed: int) -> npt.NDArr
 
 
 def block_length(count: int, concurrency: int) -> int:
-    """How many neighbours a block holds: the cube root of the sample, at least the requests that ran side by side."""
+    """Neighbours in a block: the cube root of the sample, at least those that ran side by side."""
     return max(1, min(count // 5, max(round(math.cbrt(count)), concurrency)))
 
 
@@ -89,8 +91,8 @@ def bootstrap_ratio(
 ) -> tuple[float, float, float]:
     """``measure(after) / measure(before)`` with its percentile bootstrap interval: (ratio, low, high).
 
-    ``measure`` maps an array of shape (..., n) to (...). Values must be in the order of sending. At most 2,000
-    resamples, fewer for long runs so that the work stays under 20 million draws a side.
+    ``measure`` maps an array of shape (..., n) to (...). Values must be in the order of sending. At most
+    2,000 resamples, fewer for long runs so that the work stays under 20 million draws a side.
     """
     sides: list[Floats] = []
     whole: list[float] = []

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from loadtest.client import Exchange, Session
+from loadtest.exchange import Exchange, Session
 from loadtest.latencies import Latencies
 
 RECORDS: Final = 10_000
@@ -58,7 +58,7 @@ class ColdStart:
 
 
 class Timeline:
-    """Starts, ends and requests in flight per stretch of time: at most :data:`BINS` bins, whose width doubles."""
+    """Starts, ends and requests in flight over time: at most :data:`BINS` bins, whose width doubles."""
 
     def __init__(self) -> None:
         self.width = 0.1
@@ -70,7 +70,9 @@ class Timeline:
         self.used = 0
 
     def add(self, begin: float, end: float, ok: bool) -> None:
-        """Count one request that was in flight from ``begin`` to ``end`` (seconds since the start of the run)."""
+        """Count one request that was in flight from ``begin`` to ``end`` (seconds since the start of the
+        run).
+        """
         begin = max(0.0, begin)
         while end >= self.width * BINS:
             self._double()

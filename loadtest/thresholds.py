@@ -1,7 +1,8 @@
 """Rules that a run must meet, as in ``p95>30``: the exit code says whether it did.
 
-Percentiles are judged over all requests, a failure counting as slower than any success, so that a service can't
-pass by dropping its slow requests. A percentile that the sample can't bear breaks its rule: it wasn't shown.
+Percentiles are judged over all requests, a failure counting as slower than any success, so that a service
+can't pass by dropping its slow requests. A percentile that the sample can't bear breaks its rule: it wasn't
+shown.
 """
 
 import math
@@ -40,7 +41,9 @@ MEASURES: Final[dict[str, tuple[str, Callable[[RunResult], float]]]] = {
     "unfinished": ("", lambda run: run.unfinished),
     "stickiness": ("%", lambda run: run.stickiness.share if run.stickiness else 0.0),
 }
-"""Name to unit and value. Besides these: ``pN`` (latency) and ``progress_pN`` (time to the first progress)."""
+"""Name to unit and value. Besides these: ``pN`` (latency) and ``progress_pN`` (time to the first
+progress).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,8 @@ class Threshold:
         percent = self.percent
         if percent is not None and requests is not None and requests < needed(percent):
             raise OptionError(
-                f"--fail-if {self.text!r}: P{percent_name(percent)} needs at least {needed(percent)} requests and "
-                f"this run sends {requests}. Send more (-n), or judge a lower percentile or the slowest."
+                f"--fail-if {self.text!r}: P{percent_name(percent)} needs at least {needed(percent)} "
+                f"requests and this run sends {requests}: send more (-n) or judge a lower percentile."
             )
 
     def judge(self, run: RunResult, tally: Tally) -> Verdict:
@@ -77,7 +80,9 @@ class Threshold:
             unit = "s"
             log = tally.progress_after if self.measure.startswith("progress_") else tally.latencies
             if run.requests < needed(percent):
-                text = f"{self.measure} can't be judged by {run.requests} requests: {needed(percent)} are needed"
+                text = (
+                    f"{self.measure} can't be judged by {run.requests} requests: {needed(percent)} are needed"
+                )
                 return Verdict(self.text, True, text)
             position = min(rank(percent, run.requests), run.requests - 1)
             value = log.at(position) if position < log.count else math.inf
@@ -90,7 +95,9 @@ def parse(text: str) -> Threshold:
     match = _RULE.fullmatch(text)
     known = ", ".join(("pN", "progress_pN", *MEASURES))
     if match is None:
-        raise OptionError(f"--fail-if {text!r}: write MEASURE OPERATOR NUMBER, as in 'p95>30'. Measures: {known}.")
+        raise OptionError(
+            f"--fail-if {text!r}: write MEASURE OPERATOR NUMBER, as in 'p95>30'. Measures: {known}."
+        )
     measure, comparison, number = match.groups()
     percentile = _PERCENTILE.fullmatch(measure)
     if percentile is None and measure not in MEASURES:
@@ -101,7 +108,9 @@ def parse(text: str) -> Threshold:
     try:
         limit = _number(number, unit)
     except (OptionError, ValueError):
-        raise OptionError(f"--fail-if {text!r}: {number!r} is no number (units: s, ms, m, h for times, %).") from None
+        raise OptionError(
+            f"--fail-if {text!r}: {number!r} is no number (units: s, ms, m, h for times, %)."
+        ) from None
     return Threshold(text.strip(), measure, comparison, limit)
 
 

@@ -1,0 +1,117 @@
+"""A fake engine for tests of timing, failure and protocol. Never for claims about images."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.backends.protocol import CheckpointInfo, DeviceInfo, News
+from service.errors import UnknownName
+from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
+
+CHECKPOINT = CheckpointInfo("fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54)
+
+
+@dataclass
+class FakeEngine:
+    """Counts who is on the device; each step waits for ``step_time`` or for :attr:`gate` where there is one."""
+
+    step_time: float = 0.0
+    gate: threading.Semaphore | None = None
+    load_error: Exception | None = None
+    fail_with: Callable[[GenerationRequest], Exception | None] = lambda request: None
+    load_gate: threading.Event | None = None
+    on_device: int = 0
+    most_on_device: int = 0
+    served: list[GenerationRequest] = field(default_factory=list)
+    steps_done: list[int] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def load(self, on_news: News) -> None:
+        """Wait for :attr:`load_gate`, then load or fail."""
+        on_news("Loading the fake.", part="imports", seconds=0.01)
+        if self.load_gate is not None:
+            self.load_gate.wait(30)
+        if self.load_error is not None:
+            raise self.load_error
+        on_news("Loaded.", part="weights", seconds=0.02)
+
+    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+        """Step through the request; the picture's colour is a function of its seed."""
+        with self._lock:
+            self.on_device += 1
+            self.most_on_device = max(self.most_on_device, self.on_device)
+        done = 0
+        interrupted = False
+        try:
+            for step in range(request.steps):
+                if token.cause == "interrupt":
+                    interrupted = True
+                    break
+                token.raise_if_cancelled()
+                if self.gate is not None:
+                    while not self.gate.acquire(timeout=0.01):
+                        token.raise_if_cancelled()
+                elif self.step_time:
+                    threading.Event().wait(self.step_time)
+                done += 1
+                sink(Progress(step + 1, request.steps, 0, 0, 1, "denoising", 0.1 * done, self._preview(request, step)))
+            if (error := self.fail_with(request)) is not None:
+                raise error
+            self.served.append(request)
+            images = tuple(self._image(request, i) for i in range(request.image_count))
+            return GenerationResult(
+                images=images,
+                request=request,
+                seeds=tuple(request.seed_of(i) for i in range(request.image_count)),
+                subseeds=tuple(request.subseed_of(i) for i in range(request.image_count)),
+                model_name=CHECKPOINT.name,
+                model_hash=CHECKPOINT.short_hash or "",
+                model_title=CHECKPOINT.title,
+                sampler=request.sampler,
+                scheduler=request.scheduler,
+                steps_done=done,
+                interrupted=interrupted,
+            )
+        finally:
+            self.steps_done.append(done)
+            with self._lock:
+                self.on_device -= 1
+
+    def _preview(self, request: GenerationRequest, step: int) -> Pixels | None:
+        if request.preview_every and (step + 1) % request.preview_every == 0:
+            return np.full((16, 16, 3), 127, np.uint8)
+        return None
+
+    def _image(self, request: GenerationRequest, index: int) -> Pixels:
+        colour = np.array([request.seed_of(index) >> shift & 255 for shift in (0, 8, 16)], np.uint8)
+        return np.broadcast_to(colour, (request.height, request.width, 3)).copy()
+
+    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        """Repeat pixels."""
+        rows = np.arange(height) * image.shape[0] // height
+        columns = np.arange(width) * image.shape[1] // width
+        return image[rows][:, columns].copy()
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """One."""
+        return [CHECKPOINT]
+
+    def current(self) -> CheckpointInfo:
+        """The one."""
+        return CHECKPOINT
+
+    def find(self, name: str) -> CheckpointInfo:
+        """The one, by its names."""
+        if name not in (CHECKPOINT.title, CHECKPOINT.name):
+            raise UnknownName(f"There is no checkpoint {name!r}.")
+        return CHECKPOINT
+
+    def device(self) -> DeviceInfo:
+        """None that exists."""
+        return DeviceInfo("fake", "float32")
+
+    def device_memory(self) -> dict[str, int]:
+        """None."""
+        return {}

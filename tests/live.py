@@ -1,0 +1,115 @@
+"""A real uvicorn on 127.0.0.1 around the application, in a thread of the test process."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.context import Context
+from service.server import GuardedProtocol
+from service.settings import Settings
+from tests.fakes import FakeEngine
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class LiveServer:
+    """A running server; ``call`` runs a function in its event loop's thread."""
+
+    url: str
+    port: int
+    app: FastAPI
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def context(self) -> Context:
+        """What the routes see."""
+        found = self.app.state.context
+        assert isinstance(found, Context)
+        return found
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """The value of ``function()``, run in the server's event loop."""
+
+        async def run() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+
+    def client(self, **options: Any) -> httpx.Client:
+        """An HTTP client for it."""
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Return when ``condition()`` (in the server's loop) is true; fail after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not self.call(condition):
+            assert time.monotonic() < deadline, "the server did not get there"
+            time.sleep(0.005)
+
+    def wait_idle(self) -> None:
+        """Return when nothing runs or waits."""
+        self.wait_until(
+            lambda: not (self.context.backend.slot.busy or self.context.backend.slot.waiting or len(self.context.tasks))
+        )
+
+
+@contextmanager
+def serve(
+    engine: FakeEngine | None = None, *, wait_ready: bool = True, **settings: Any
+) -> Iterator[LiveServer]:
+    """Serve with ``engine`` (the real one with the shipped model where there is none) and ``settings``."""
+    port = free_port()
+    values: dict[str, Any] = {"port": port, "log_level": "ERROR", "pod_name": "test-pod", **settings}
+    made = Settings.read(**values)
+    app = create_app(made, (lambda: engine) if engine is not None else None)
+
+    class Protocol(GuardedProtocol):
+        header_timeout = made.header_timeout
+
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        http=Protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=int(made.keep_alive),
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()), daemon=True)
+    thread.start()
+    live = LiveServer(f"http://127.0.0.1:{port}", port, app, loop)
+    try:
+        deadline = time.monotonic() + 120
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        if wait_ready:
+            live.wait_until(lambda: live.context.lifecycle.accepts_work, 120)
+        yield live
+    finally:
+        if live.app.state._state.get("context") is not None:
+            live.context.abort()
+        server.should_exit = True
+        thread.join(20)
+        loop.close()

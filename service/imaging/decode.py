@@ -18,6 +18,7 @@ import pybase64
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from service.errors import BadImage
+from service.imaging.structure import check_structure, is_sound_tiff
 from service.jobs import Mask, Pixels
 
 READABLE: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -76,6 +77,7 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Image.Image
     texts. Raises :class:`BadImage` if it is larger, cut off, damaged or of another format than
     :data:`READABLE`.
     """
+    check_structure(data, name)
     try:
         image = Image.open(io.BytesIO(data), formats=READABLE)
         _check_size(image.size, max_pixels, name)
@@ -91,6 +93,7 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Image.Image
         raise BadImage(
             f"{name} cannot be decoded ({_reason(error)}): the file is damaged or was cut off on its way."
         ) from None
+    _drop_unsound_exif(image)
     with contextlib.suppress(Exception):  # damaged Exif data says nothing about the pixels, which are fine
         ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -141,6 +144,16 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise BadImage(f"{name} has {width}×{height} pixels, which is too large: {_limit(max_pixels)}.")
     if width * height == 0:
         raise BadImage(f"{name} has no pixels ({width}×{height}).")
+
+
+def _drop_unsound_exif(image: Image.Image) -> None:
+    """Forget Exif data that would cost more to read than it is worth, and its obsolete form in PNG's
+    texts.
+    """
+    image.info.pop("Raw profile type exif", None)
+    exif = image.info.get("exif")
+    if exif is not None and not (isinstance(exif, bytes) and is_sound_tiff(exif.removeprefix(b"Exif\0\0"))):
+        del image.info["exif"]
 
 
 def _limit(max_pixels: int) -> str:

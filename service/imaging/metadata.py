@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from service.imaging.formats import EXIF_IFD, PARAMETERS, USER_COMMENT
+from service.imaging.png import is_keyword
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     count as none.
     """
     texts = {str(key): _text(str(key), value) for key, value in image.info.items()}
-    items = {key: value for key, value in texts.items() if value is not None}
+    items = {key: value for key, value in texts.items() if value is not None and is_keyword(key)}
     infotext = items.pop(PARAMETERS, "")
     if comment := _user_comment(image):
         infotext = comment

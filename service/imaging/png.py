@@ -66,7 +66,9 @@ def _with_pillow(pixels: Pixels) -> bytes:
 
 
 def _text_chunk(keyword: str, value: str) -> bytes:
-    key = _keyword(keyword)
+    if not is_keyword(keyword):
+        raise ValueError(f"a PNG keyword has 1 to 79 Latin-1 characters, unlike {keyword!r}")
+    key = keyword.encode("latin-1")
     try:
         return _chunk(b"tEXt", key + b"\0" + value.encode("latin-1"))
     except UnicodeEncodeError:
@@ -75,14 +77,9 @@ def _text_chunk(keyword: str, value: str) -> bytes:
         return _chunk(b"iTXt", key + b"\0\0\0\0\0" + value.encode("utf-8", "replace"))
 
 
-def _keyword(keyword: str) -> bytes:
-    try:
-        key = keyword.encode("latin-1")
-    except UnicodeEncodeError:
-        key = b""
-    if not 1 <= len(key) <= 79 or b"\0" in key:
-        raise ValueError(f"a PNG keyword has 1 to 79 Latin-1 characters, unlike {keyword!r}")
-    return key
+def is_keyword(text: str) -> bool:
+    """Whether PNG allows ``text`` as the name of a text chunk: 1 to 79 characters of Latin-1."""
+    return 1 <= len(text) <= 79 and all("\0" < character <= "\xff" for character in text)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -12,16 +12,22 @@ from service.engine.conditioning.embeddings import EmbeddingTable
 from service.engine.conditioning.emphasis import NONE, ORIGINAL, apply_emphasis, emphasis_mode
 from service.engine.conditioning.encoders import ClipEncoder
 from service.engine.conditioning.schedule import Conditioning, Timeline
-from service.engine.prompt import ScheduledText, schedule, split_composition
+from service.engine.prompt import SubPrompt, schedule, split_composition
 from service.errors import BadRequest
 
 MAX_CHUNKS: Final = 64
 """Chunks of one text (of 75 tokens each): attention over more costs more memory than any prompt is worth."""
 
+MAX_ENCODINGS: Final = 1024
+"""Chunks of all texts of one request: they stay on the device until the images are done."""
+
 MAX_PARTS: Final = 16
 """Parts of one prompt (joined by AND): each costs one more run of the UNet at every step."""
 
-Embeddings = Mapping[str, torch.Tensor | Sequence[torch.Tensor]]
+MAX_CHARACTERS: Final = 50_000
+"""Of one prompt, far more than fit into MAX_CHUNKS: the grammar is worked out before chunks can be counted."""
+
+Embeddings: TypeAlias = Mapping[str, torch.Tensor | Sequence[torch.Tensor]]
 """Name → vectors (V, D); for a model with two encoders a pair of them, in the order of the encoders."""
 
 
@@ -131,50 +137,55 @@ class Conditioner:
 
         All texts are padded with empty chunks to the length of the longest. Each distinct text is encoded
         once, alone: what comes out for it depends neither on its neighbours in a batch nor on the cache.
-        Raises :class:`BadRequest` for a clip skip that the encoder has no layer for, a prompt of more than
-        :data:`MAX_CHUNKS` chunks or more than :data:`MAX_PARTS` parts; :class:`UnknownName` for the
-        emphasis.
+
+        Raises :class:`BadRequest` for a clip skip that the encoder has no layer for, and for prompts beyond
+        :data:`MAX_CHARACTERS`, :data:`MAX_PARTS`, :data:`MAX_CHUNKS` (each) or :data:`MAX_ENCODINGS` (all
+        together); :class:`UnknownName` for the emphasis.
         """
         if len(prompts) != len(negative_prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(negative_prompts)} negative prompts")
         options = _Options(clip_skip, emphasis_mode(emphasis), comma_backtrack, sdxl_clip_l_skip)
+        parts = [_parts(prompt) for prompt in prompts]
+        schedules = {
+            text: schedule(text, steps, hires_steps)
+            for text in dict.fromkeys(
+                [p.text for each in parts for p in each] + list(map(_checked, negative_prompts))
+            )
+        }
         encoded: dict[str, EncodedText] = {}
 
-        def encode_all(texts: list[ScheduledText]) -> list[ScheduledText]:
-            for scheduled in texts:
-                if scheduled.text not in encoded:
-                    encoded[scheduled.text] = self._encode_text(scheduled.text, options, raise_if_cancelled)
-            return texts
+        def encode_once(text: str) -> EncodedText:
+            if text not in encoded:
+                encoded[text] = self._encode_text(text, options, raise_if_cancelled)
+                if sum(len(each.chunks) for each in encoded.values()) > MAX_ENCODINGS:
+                    raise BadRequest(
+                        f"Over all steps the prompts read more than {MAX_ENCODINGS} chunks of text: shorten "
+                        "them, or let fewer of their words change."
+                    )
+            return encoded[text]
 
-        cond: list[list[tuple[list[ScheduledText], float]]] = []
-        for prompt in prompts:
-            parts = split_composition(prompt)
-            if len(parts) > MAX_PARTS:
-                raise BadRequest(
-                    f"The prompt joins {len(parts)} parts by AND; at most {MAX_PARTS} are possible."
-                )
-            cond.append([(encode_all(schedule(p.text, steps, hires_steps)), p.weight) for p in parts])
-        uncond = [encode_all(schedule(prompt, steps, hires_steps)) for prompt in negative_prompts]
+        for scheduled in (entry for entries in schedules.values() for entry in entries):
+            encode_once(scheduled.text)
         used = tuple(dict.fromkeys(name for text in encoded.values() for name in text.embeddings))
-
         length = max((len(text.chunks) for text in encoded.values()), default=1)
-        if any(len(text.chunks) < length for text in encoded.values()):
-            encode_all([ScheduledText(steps, "")])
-        padding = encoded[""].chunks[0] if "" in encoded else None
-        padded = {text: _padded(value, length, padding) for text, value in encoded.items()}
+        is_ragged = any(len(text.chunks) < length for text in encoded.values())
+        empty = encode_once("").chunks if is_ragged else ()
 
-        def timeline(texts: list[ScheduledText], *, negative: bool = False) -> Timeline:
-            states = [padded[scheduled.text] for scheduled in texts]
-            pooled = [encoded[scheduled.text].pooled for scheduled in texts]
-            if negative and self._zeroes_empty_negative and all(not scheduled.text for scheduled in texts):
-                states = [torch.zeros_like(state) for state in states]
-                pooled = [None if each is None else torch.zeros_like(each) for each in pooled]
-            given = tuple(each for each in pooled if each is not None)
-            return Timeline(tuple(text.until for text in texts), tuple(states), given or None)
+        def timeline(prompt: str, *, negative: bool = False) -> Timeline:
+            entries = schedules[prompt]
+            texts, padding = [encoded[entry.text] for entry in entries], empty
+            if negative and self._zeroes_empty_negative and all(not entry.text for entry in entries):
+                texts = [_zeroed(text) for text in texts]
+                padding = texts[0].chunks
+            return Timeline(
+                until=tuple(entry.until for entry in entries),
+                chunks=tuple((*text.chunks, *(padding * (length - len(text.chunks)))) for text in texts),
+                pooled=tuple(text.pooled for text in texts if text.pooled is not None) or None,
+            )
 
         return Conditioning(
-            cond=[[(timeline(texts), weight) for texts, weight in parts] for parts in cond],
-            uncond=[timeline(texts, negative=True) for texts in uncond],
+            cond=[[(timeline(part.text), part.weight) for part in each] for each in parts],
+            uncond=[timeline(prompt, negative=True) for prompt in negative_prompts],
             embeddings=used,
         )
 
@@ -225,9 +236,22 @@ def _joined(columns: list[list[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.cat(row, dim=-1) for row in zip(*columns, strict=True))
 
 
-def _padded(text: EncodedText, length: int, padding: torch.Tensor | None) -> torch.Tensor:
-    """The chunks of ``text`` in a row, with ``padding`` up to ``length`` chunks: (length · 77, D)."""
-    missing = length - len(text.chunks)
-    if missing == 0 or padding is None:
-        return torch.cat(text.chunks)
-    return torch.cat([*text.chunks, *([padding] * missing)])
+def _zeroed(text: EncodedText) -> EncodedText:
+    """What SDXL was trained to see where there is no prompt."""
+    pooled = None if text.pooled is None else torch.zeros_like(text.pooled)
+    return EncodedText(tuple(torch.zeros_like(chunk) for chunk in text.chunks), pooled)
+
+
+def _parts(prompt: str) -> list[SubPrompt]:
+    parts = split_composition(_checked(prompt))
+    if len(parts) > MAX_PARTS:
+        raise BadRequest(f"The prompt joins {len(parts)} parts by AND; at most {MAX_PARTS} are possible.")
+    return parts
+
+
+def _checked(prompt: str) -> str:
+    if len(prompt) > MAX_CHARACTERS:
+        raise BadRequest(
+            f"The prompt is {len(prompt)} characters long; at most {MAX_CHARACTERS} are possible."
+        )
+    return prompt

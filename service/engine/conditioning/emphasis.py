@@ -16,6 +16,10 @@ EMPHASIS_MODES: Final = (ORIGINAL, NO_NORM, IGNORE, NONE)
 None: brackets are text."""
 
 
+_CHANCE: Final = 1e-4
+"""A mean below this share of the mean magnitude says nothing about the chunk."""
+
+
 def emphasis_mode(name: str) -> str:
     """The mode called ``name``, in any case; raises :class:`UnknownName` listing the modes."""
     for mode in EMPHASIS_MODES:
@@ -27,14 +31,15 @@ def emphasis_mode(name: str) -> str:
 def apply_emphasis(states: torch.Tensor, weights: torch.Tensor, mode: str) -> torch.Tensor:
     """Weigh ``states`` (77, D) of one chunk by ``weights`` (77,); dtype and shape stay.
 
-    "Original" rescales the whole chunk so that its mean stays what it was. Where that would turn the signs or
-    blow the chunk up, because its mean happens to be about 0, the chunk stays as weighted.
+    "Original" rescales the whole chunk so that its mean stays what it was. Where the mean is as good as 0, which
+    makes its change mere chance (as under a layer norm without bias), the chunk stays as weighted.
     """
     if mode in (IGNORE, NONE) or bool((weights == 1).all()):
         return states
-    weighted = states.float() * weights.to(states.device).float().unsqueeze(-1)
-    if mode == ORIGINAL:
-        ratio = states.float().mean() / weighted.mean()
-        if 1 / MAX_WEIGHT <= float(ratio) <= MAX_WEIGHT:  # false for NaN, too
+    plain = states.float()
+    weighted = plain * weights.to(states.device).float().unsqueeze(-1)
+    if mode == ORIGINAL and bool(plain.mean().abs() > _CHANCE * plain.abs().mean()):
+        ratio = plain.mean() / weighted.mean()
+        if 1 / MAX_WEIGHT <= float(ratio) <= MAX_WEIGHT:  # a mean that changes its sign says as little
             weighted = weighted * ratio
     return weighted.to(states.dtype)

@@ -64,11 +64,11 @@ class StepConditioning:
 class Timeline:
     """One text's encodings over a pass: entry i is valid up to and with step ``until[i]``.
 
-    ``states``: (L, D) each; ``pooled``: (P,) each, or None.
+    ``chunks``: for each entry its chunks (77, D), as many in every entry; ``pooled``: (P,) each, or None.
     """
 
     until: tuple[int, ...]
-    states: tuple[torch.Tensor, ...]
+    chunks: tuple[tuple[torch.Tensor, ...], ...]
     pooled: tuple[torch.Tensor, ...] | None
 
     def index(self, step: int) -> int:
@@ -135,7 +135,7 @@ def _stack(timelines: Sequence[Timeline], step: int) -> tuple[torch.Tensor, torc
     pooled: list[torch.Tensor] = []
     for timeline in timelines:
         index = timeline.index(step)
-        states.append(timeline.states[index])
+        states.append(torch.cat(timeline.chunks[index]))
         if timeline.pooled is not None:
             pooled.append(timeline.pooled[index])
     return torch.stack(states), torch.stack(pooled) if pooled else None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from service.engine.conditioning import ClipEncoder, Conditioner, EncodingCache, StepConditioning
-from service.engine.conditioning.conditioner import MAX_CHUNKS, MAX_PARTS
+from service.engine.conditioning.conditioner import MAX_CHARACTERS, MAX_CHUNKS, MAX_ENCODINGS, MAX_PARTS
 from service.errors import BadRequest, Cancelled
 
 DEMO_MODEL = Path(__file__).parents[3] / "service" / "demo_model"
@@ -353,6 +353,11 @@ def test_too_many_parts_or_chunks_are_bad_requests(pipelines: Any) -> None:
         encode_one(conditioner, " AND ".join(["cat"] * (MAX_PARTS + 1)))
     with pytest.raises(BadRequest, match=f"at most {MAX_CHUNKS}"):
         encode_one(conditioner, "BREAK " * MAX_CHUNKS + "cat")
+    options = "|".join(f"x{number}" for number in range(MAX_ENCODINGS // 50 + 1))
+    with pytest.raises(BadRequest, match=f"more than {MAX_ENCODINGS} chunks"):
+        conditioner.encode(["BREAK " * 50 + f"[{options}]"], [""], steps=150)
+    with pytest.raises(BadRequest, match=f"at most {MAX_CHARACTERS} are"):
+        encode_one(conditioner, " " * (MAX_CHARACTERS + 1))
 
 
 def test_a_cancelled_request_stops_between_texts(pipelines: Any) -> None:

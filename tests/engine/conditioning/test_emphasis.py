@@ -45,8 +45,19 @@ def test_weights_of_one_change_no_bit(mode: str, states: torch.Tensor) -> None:
 
 def test_a_mean_of_nothing_is_not_restored(weights: torch.Tensor) -> None:
     assert torch.equal(apply_emphasis(torch.zeros(77, 4), weights, "Original"), torch.zeros(77, 4))
-    signs = torch.tensor([1.0, -1.0]).repeat(77, 2)
-    torch.testing.assert_close(apply_emphasis(signs, weights, "Original"), signs * weights[:, None])
+    balanced = torch.nn.functional.layer_norm(torch.randn(77, 64), (64,))
+    for half in (balanced, balanced.half(), torch.tensor([1.0, -1.0]).repeat(77, 2)):
+        torch.testing.assert_close(
+            apply_emphasis(half, weights, "Original"), (half.float() * weights[:, None]).to(half)
+        )
+
+
+def test_a_mean_that_changes_its_sign_is_not_restored() -> None:
+    states = torch.full((77, 4), 0.1)
+    states[1] = 10.0
+    weights = torch.ones(77)
+    weights[1] = -2.0
+    torch.testing.assert_close(apply_emphasis(states, weights, "Original"), states * weights[:, None])
 
 
 def test_half_precision_stays_and_stays_finite(states: torch.Tensor) -> None:

@@ -70,12 +70,19 @@ def dpmpp_sde(
         if sigma_next == 0:
             x = denoised
         else:
-            middle = (sigma * sigma_next).sqrt()
+            # A Brownian path is rough, a sigma that is off by its last digit reads other noise: hence the way
+            # through t = -log(sigma), by which everybody else computes them.
+            t, t_next = -sigma.log(), -sigma_next.log()
+            sigma, middle, sigma_next = ((-time).exp() for time in (t, t + (t_next - t) / 2, t_next))
             down, up = ancestral_step(sigma, middle, eta)
-            half_way = _blend(x, denoised, down / sigma) + path(sigma, middle) * options.s_noise * up
+            half_way = _blend(x, denoised, down / sigma)
+            if eta:
+                half_way = half_way + path(sigma, middle) * options.s_noise * up
             estimate = denoiser(half_way, middle)
             down, up = ancestral_step(sigma, sigma_next, eta)
-            x = _blend(x, estimate, down / sigma) + path(sigma, sigma_next) * options.s_noise * up
+            x = _blend(x, estimate, down / sigma)
+            if eta:
+                x = x + path(sigma, sigma_next) * options.s_noise * up
         on_step(i, x, denoised)
     return x
 

@@ -10,7 +10,9 @@ from service.backends.protocol import CheckpointInfo, DeviceInfo, News
 from service.errors import UnknownName
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
 
-CHECKPOINT = CheckpointInfo("fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54)
+CHECKPOINT = CheckpointInfo(
+    "fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54
+)
 
 
 @dataclass
@@ -37,7 +39,9 @@ class FakeEngine:
             raise self.load_error
         on_news("Loaded.", part="weights", seconds=0.02)
 
-    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+    def generate(
+        self, request: GenerationRequest, token: CancelToken, sink: ProgressSink
+    ) -> GenerationResult:
         """Step through the request; the picture's colour is a function of its seed."""
         with self._lock:
             self.on_device += 1
@@ -56,7 +60,18 @@ class FakeEngine:
                 elif self.step_time:
                     threading.Event().wait(self.step_time)
                 done += 1
-                sink(Progress(step + 1, request.steps, 0, 0, 1, "denoising", 0.1 * done, self._preview(request, step)))
+                sink(
+                    Progress(
+                        step + 1,
+                        request.steps,
+                        0,
+                        0,
+                        1,
+                        "denoising",
+                        0.1 * done,
+                        self._preview(request, step),
+                    )
+                )
             if (error := self.fail_with(request)) is not None:
                 raise error
             self.served.append(request)

@@ -65,7 +65,13 @@ class LiveServer:
     def wait_idle(self) -> None:
         """Return when nothing runs or waits."""
         self.wait_until(
-            lambda: not (self.context.backend.slot.busy or self.context.backend.slot.waiting or len(self.context.tasks))
+            lambda: (
+                not (
+                    self.context.backend.slot.busy
+                    or self.context.backend.slot.waiting
+                    or len(self.context.tasks)
+                )
+            )
         )
 
 

@@ -30,7 +30,9 @@ class ScriptedEngine(FakeEngine):
         self.verdict: Exception | str | None = None
         self.decided = threading.Event()
 
-    def generate(self, request: GenerationRequest, token: CancelToken, sink: ProgressSink) -> GenerationResult:
+    def generate(
+        self, request: GenerationRequest, token: CancelToken, sink: ProgressSink
+    ) -> GenerationResult:
         with self._lock:
             self.on_device += 1
             self.most_on_device = max(self.most_on_device, self.on_device)
@@ -86,7 +88,9 @@ class ServiceMachine(RuleBasedStateMachine):
     def arrive(self) -> None:
         self.number += 1
         number = self.number
-        task = self.registry.open("txt2img", GenerationRequest(prompt="x", seed=number, steps=1, width=64, height=64))
+        task = self.registry.open(
+            "txt2img", GenerationRequest(prompt="x", seed=number, steps=1, width=64, height=64)
+        )
         self.answers[number] = []
 
         async def ask() -> None:

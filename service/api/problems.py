@@ -56,9 +56,5 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return validation_problem(error)
 
-    async def unexpected(_: Request, error: Exception) -> Response:
-        return problem_response(mistake(error))  # uvicorn logs the traceback
-
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(Exception, unexpected)

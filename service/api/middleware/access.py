@@ -9,6 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import mistake, problem_response
 from service.metrics import Metrics
 
 log = structlog.get_logger("access")
@@ -45,11 +46,12 @@ class Access:
         if trace:
             structlog.contextvars.bind_contextvars(trace_id=trace[1])
         status = 499  # unless a response starts: the client went away before
+        started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 out = MutableHeaders(scope=message)
                 out["X-Request-Id"] = request_id
                 out["X-Served-By"] = self._served_by
@@ -58,6 +60,12 @@ class Access:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            # Here and not in Starlette's own handler, which answers but then lets uvicorn drop the connection.
+            log.error("unexpected error", path=scope["path"], exc_info=error)
+            if started:
+                raise
+            await problem_response(mistake(error))(scope, receive, send_with_headers)
         finally:
             kind = scope.get("sd.kind", "other")
             self._metrics.http_done(kind, scope["method"], status)

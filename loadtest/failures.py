@@ -45,15 +45,19 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         yield one
         if isinstance(one, BaseExceptionGroup):
             todo.extend(one.exceptions)
+        # Contexts too, suppressed or not: httpcore raises its own errors "from None".
         todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
 
 
 def name_failure(error: BaseException, stage: Stage) -> tuple[str, str]:
     """(kind, message) of what ended a request: the kind is counted, the message is an example."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return TIMEOUTS[stage], "no end within -t"
     links = list(chain(error))
     for link in links:
-        if isinstance(link, ssl.SSLError):
-            reason = getattr(link, "verify_message", "") or link.reason or str(link)
+        if isinstance(link, ssl.SSLError) and not isinstance(link, ssl.SSLWantReadError):
+            # Only errors that OpenSSL raised carry these.
+            reason = getattr(link, "verify_message", "") or getattr(link, "reason", "") or str(link)
             return "TLS error", str(reason).replace("_", " ")
         if isinstance(link, socket.gaierror):
             return "name not resolved", link.strerror or str(link)
@@ -74,8 +78,6 @@ def name_failure(error: BaseException, stage: Stage) -> tuple[str, str]:
     match error:
         case httpx.ProxyError():
             return "proxy error", text
-        case httpx.TimeoutException() | TimeoutError():
-            return TIMEOUTS[stage], text
         case httpx.RemoteProtocolError() if (
             "incomplete" in text or "disconnected" in text or "closed" in text
         ):

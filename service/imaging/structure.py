@@ -11,6 +11,9 @@ from typing import Final
 
 from service.errors import BadImage
 
+_MOST_PARTS: Final = 65_536  # chunks, segments, blocks; a PNG of 500 MB in the usual 8 KiB chunks
+_LONGEST_GAP: Final = 65_536  # bytes that belong to no part
+_MOST_PROFILES: Final = 4
 _JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not: stuffed zero, restart, fill byte
 _JPEG_BARE: Final = b"\x01\xd8"
 _MOST_SCANS: Final = 50  # progressive encoders write some ten
@@ -30,10 +33,15 @@ def check_structure(data: bytes, name: str = "image") -> None:
 
     Formats that hold no such danger, and what is no image at all, pass.
     """
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(b"\x89PNG"):
+        _check_png(data, name)
+    elif data.startswith(b"\xff\xd8"):
         _check_jpeg(data, name)
     elif data.startswith(b"GIF8"):
         _check_gif(data, name)
+    elif data.startswith(b"BM"):
+        if int.from_bytes(data[14:18], "little") >= 40 and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):
+            raise BadImage(f"{name} is a run-length encoded BMP, which is not read here: save it as PNG.")
     elif data[:2] in (b"II", b"MM"):
         if 43 in data[2:4]:
             raise BadImage(f"{name} is a BigTIFF, which is not read here: save it as PNG.")
@@ -80,9 +88,25 @@ def _numbers(format: str, data: bytes, offset: int) -> list[int]:
     return list(struct.unpack(format, data[offset:end])) if end <= len(data) else []
 
 
+def _check_png(data: bytes, name: str) -> None:
+    position, profiles = 8, 0
+    for _ in range(_MOST_PARTS):
+        header = data[position : position + 8]
+        if len(header) < 8 or header[4:] == b"IEND":
+            return
+        profiles += header[4:] == b"iCCP"
+        if profiles > _MOST_PROFILES:
+            break
+        position += 12 + int.from_bytes(header[:4], "big")
+    raise _too_many_parts(name)
+
+
 def _check_jpeg(data: bytes, name: str) -> None:
-    position = scans = exifs = 0
+    position = scans = exifs = parts = 0
     while marker := _JPEG_MARKER.search(data, position):
+        parts += 1
+        if parts > _MOST_PARTS or (not scans and marker.start() - position > _LONGEST_GAP):
+            raise _too_many_parts(name)
         kind, position = marker[1], marker.end()
         if kind == b"\xd9":
             return
@@ -103,13 +127,24 @@ def _check_gif(data: bytes, name: str) -> None:
     """Add up the comments before the first frame, the only one that is read."""
     flags = data[10] if len(data) > 10 else 0
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    comments = 0
-    while (block := _GIF_BLOCK.search(data, position)) and block[0] == b"!":
-        position = block.end() + 1
+    comments = parts = 0
+    while block := _GIF_BLOCK.search(data, position):
+        if block.start() - position > _LONGEST_GAP:
+            raise _too_many_parts(name)
+        if block[0] != b"!":
+            return
+        position, parts = block.end() + 1, parts + 1
         is_comment = data[block.end() : position] == bytes((_GIF_COMMENT,))
         while position < len(data) and (length := data[position]):
             position += 1 + length
+            parts += 1
             comments += length if is_comment else 0
+            if parts > _MOST_PARTS:
+                raise _too_many_parts(name)
             if comments > _LONGEST_COMMENT:
                 raise BadImage(f"{name} is a GIF with a comment of more than 64 KiB: save it without.")
         position += 1
+
+
+def _too_many_parts(name: str) -> BadImage:
+    return BadImage(f"{name} is broken into a senseless number of parts: save it anew as PNG or JPEG.")

@@ -89,7 +89,7 @@ def test_an_endless_comment() -> None:
     assert read_metadata(open_image(with_comment(200), LIMIT)).infotext == "a" * 51_000
     with pytest.raises(BadImage, match="comment of more than 64 KiB"):
         open_image(with_comment(40_000), LIMIT)
-    with pytest.raises(BadImage, match="comment of more than 64 KiB"):
+    with pytest.raises(BadImage, match="senseless number of parts"):
         open_image(data[:start] + b"!\xfe\x01a\0" * 70_000 + data[start:], LIMIT)
 
 
@@ -194,3 +194,59 @@ def test_unsound_files_take_little_memory() -> None:
     folder = __file__.rpartition("/")[0]
     run = subprocess.run([sys.executable, "-c", MEMORY, folder], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 150_000  # KiB
+
+
+# --- millions of parts -----------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+PNG, GIF, JPEG = saved("PNG"), saved("GIF"), saved("JPEG")
+GIF_START = 13 + 3 * (2 << (GIF[10] & 7))
+PIXELS = PNG.index(b"IDAT") - 4
+PROFILE = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1000)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PNG[:33] + chunk(b"abCd") * 70_000 + PNG[33:],
+        PNG[:PIXELS] + chunk(b"IDAT") * 70_000 + PNG[PIXELS:],
+        PNG[:33] + PROFILE * 20 + PNG[33:],
+        GIF[:GIF_START] + b"\x01" * 70_000 + GIF[GIF_START:],
+        GIF[:GIF_START] + b"!\x01\x01a\0" * 70_000 + GIF[GIF_START:],
+        JPEG[:2] + b"\xff\xfe\0\x02" * 70_000 + JPEG[2:],
+        JPEG[:2] + b"\xff" * 70_000 + JPEG[2:],
+    ],
+    ids=[
+        "chunks",
+        "data chunks",
+        "profiles",
+        "gif garbage",
+        "gif extensions",
+        "jpeg comments",
+        "jpeg fill bytes",
+    ],
+)
+def test_files_of_too_many_parts(data: bytes) -> None:
+    with pytest.raises(BadImage, match="senseless number of parts"):
+        open_image(data, LIMIT)
+
+
+def test_files_of_a_few_more_parts_than_usual() -> None:
+    for data in (
+        PNG[:33] + PROFILE + chunk(b"abCd") * 1000 + PNG[33:],
+        GIF[:GIF_START] + b"!\x01\x01a\0" * 1000 + GIF[GIF_START:],
+        JPEG[:2] + b"\xff\xfe\0\x02" * 1000 + JPEG[2:],
+    ):
+        assert to_rgb(open_image(data, LIMIT)).shape == (48, 64, 3)
+
+
+def test_run_length_bmp_is_refused_by_name() -> None:
+    data = bytearray(saved("BMP"))
+    check_structure(bytes(data))
+    data[30] = 1
+    with pytest.raises(BadImage, match="run-length"):
+        open_image(bytes(data), LIMIT)

@@ -15,11 +15,11 @@ from dashboards.query import Series
 
 mpl.use("Agg")
 
-COLUMN: Final = 0.62
+COLUMN: Final = 0.46
 """Inches of one of Grafana's 24 columns."""
-LINE: Final = 0.36
+LINE: Final = 0.31
 """Inches of one line of Grafana's grid."""
-PHONE: Final = 10
+PHONE: Final = 9
 """Columns' width of a phone."""
 COLOURS: Final = {
     "green": "#56a64b", "dark-green": "#37872d", "orange": "#ff780a", "red": "#e02f44", "blue": "#3274d9",
@@ -86,23 +86,24 @@ def contact_sheet(sheet: dict[str, list[Drawn]], out: Path, *, phone: bool = Fal
                 )
                 _panel(figure, box, item)
         top += height
-    figure.savefig(out, dpi=75)
+    figure.savefig(out, dpi=90)
 
 
 def _panel(figure: Figure, box: tuple[float, float, float, float], item: _Placed) -> None:
     panel, answers = item.drawn
     if panel["type"] == "row":
-        figure.text(box[0], box[1], panel["title"], size=11, weight="bold", color="#555")
+        figure.text(box[0], box[1] + box[3] / 4, panel["title"], size=10, weight="bold", color="#555")
         return
     frame = figure.add_axes(box)
     frame.set(xticks=[], yticks=[], facecolor="white")
     for spine in frame.spines.values():
         spine.set_color("#d0d0d0")
-    frame.set_title(panel["title"], size=9, loc="left", pad=-11, x=0.01, weight="bold")
-    width, height = item.width * COLUMN, item.height * LINE
-    left, right = (0.62, 0.15) if panel["type"] in ("timeseries", "heatmap") else (0.15, 0.1)
+    width, height = (item.width - 0.2) * COLUMN, (item.height - 0.2) * LINE
+    frame.text(0.06 / width, 1 - 0.06 / height, panel["title"], size=9, weight="bold", va="top")
+    plotted = panel["type"] in ("timeseries", "heatmap", "state-timeline")
+    left, right, below = (0.72, 0.15, 0.5) if plotted else (0.1, 0.1, 0.08)
     inner = frame.inset_axes(
-        (left / width, 0.55 / height, 1 - (left + right) / width, 1 - 0.9 / height), zorder=3
+        (left / width, below / height, 1 - (left + right) / width, 1 - (below + 0.3) / height), zorder=3
     )
     _DRAW[panel["type"]](inner, panel, answers)
 
@@ -196,8 +197,18 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> No
             axes.axhline(step["value"], color=COLOURS[step["color"]], linestyle="--", linewidth=0.8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: shown(y, unit)))
     axes.grid(alpha=0.25)
+    _legend(axes, len(named))
+
+
+def _legend(axes: Axes, entries: int) -> None:
     axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.08, -0.09), ncols=4, fontsize=6.5, frameon=False, handlelength=1
+        loc="upper left",
+        bbox_to_anchor=(-0.12, -0.1),
+        ncols=min(entries, 7),
+        fontsize=6,
+        frameon=False,
+        handlelength=0.8,
+        columnspacing=0.8,
     )
 
 
@@ -232,6 +243,7 @@ def _table(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> No
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7.5)
+    drawn.auto_set_column_width(list(range(len(labels) + len(heads))))
 
 
 def _timeline(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
@@ -250,7 +262,7 @@ def _timeline(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) ->
         if key in seen:
             axes.barh(0, 0, color=COLOURS[state["color"]], label=state["text"])
     axes.set_yticks(range(len(named)), [name for name, _ in named])
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=6, fontsize=6.5, frameon=False)
+    _legend(axes, 6)
 
 
 _DRAW: Final[dict[str, Callable[[Axes, dict[str, Any], list[list[Series]]], None]]] = {

@@ -92,7 +92,7 @@ def build() -> Dashboard:
         board,
         "Stages",
         rows(
-            "Stages, over the range shown",
+            "Stages in this range",
             "Quantiles of each stage; cold_start is of the pods that are there, and no part of a warm "
             "request.",
             *(Query(_stages(q, "$__range"), _name(q)) for q in QUANTILES),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-_MACRO: Final = re.compile(r"\$\{?(\w+)\}?")
+_MACRO: Final = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 
 
 @dataclass(frozen=True, slots=True)

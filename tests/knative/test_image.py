@@ -1,0 +1,95 @@
+"""The Dockerfile: what hadolint says, and what has to agree with the manifests and the project."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "Dockerfile"
+SCRIPT = ROOT / "knative" / "image" / "build-local.sh"
+
+
+def text() -> str:
+    return DOCKERFILE.read_text().replace("\\\n", " ")
+
+
+def instructions(name: str) -> list[str]:
+    return re.findall(rf"^{name}\s+(.*)$", text(), re.MULTILINE)
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    shown = subprocess.run(
+        [hadolint, "--failure-threshold", "style", DOCKERFILE], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stdout
+    assert shown.stdout == ""
+
+
+def test_last_stage_is_what_the_manifests_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = yaml.safe_load((ROOT / "knative/base/service.yaml").read_text())
+    (container,) = service["spec"]["template"]["spec"]["containers"]
+    (entrypoint,), (command,) = instructions("ENTRYPOINT"), instructions("CMD")
+    assert yaml.safe_load(entrypoint) + yaml.safe_load(command) == container["command"]
+    user = f"{container['securityContext']['runAsUser']}:{container['securityContext']['runAsGroup']}"
+    assert instructions("USER") == [user]
+    assert instructions("EXPOSE") == [str(container["ports"][0]["containerPort"])]
+    variables = dict(word.partition("=")[::2] for word in shlex.split(instructions("ENV")[-1]))
+    for name, value in variables.items():
+        if name.startswith(PREFIX):
+            monkeypatch.setenv(name, value)
+    settings = Settings.read()
+    assert (settings.host, settings.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    writable = [mount["mountPath"] for mount in container["volumeMounts"]]
+    for name in ("HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert variables[name].startswith(tuple(writable))
+
+
+def test_base_is_pinned_and_can_be_replaced() -> None:
+    assert "ARG BASE=python:3.11-slim" in text()
+    assert {line.split()[0] for line in instructions("FROM")} <= {"${BASE}", "dependencies"}
+    assert "latest" not in text()
+
+
+def test_version_is_the_projects() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}" in text()
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text()))
+    assert labels >= {"title", "description", "licenses", "version", "revision"}
+
+
+def test_context_holds_what_is_copied_and_packaged() -> None:
+    allowed = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert all((ROOT / name).exists() for name in allowed)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert allowed >= {
+        "pyproject.toml",
+        "requirements.lock",
+        "LICENSE",
+        project["project"]["readme"],
+        *packages,
+    }
+
+
+def test_extra_of_the_cuda_variant_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (extra,) = re.findall(r"cuda\) extra=(\w+);", text())
+    assert extra in extras
+
+
+def test_local_build_script_is_valid_shell() -> None:
+    subprocess.run(["sh", "-n", SCRIPT], check=True)
+    assert SCRIPT.stat().st_mode & 0o111

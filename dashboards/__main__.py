@@ -1,4 +1,4 @@
-"""``python -m dashboards build`` writes Grafana's JSON and the PrometheusRule; ``check`` compares."""
+"""``python -m dashboards build`` writes the JSON and the PrometheusRule, ``check`` compares, ``sheet`` draws."""
 
 import sys
 
@@ -6,9 +6,13 @@ from dashboards.output import render
 
 
 def main(arguments: list[str]) -> int:
-    """Build or check; returns the exit status."""
+    """Build, check or draw; returns the exit status."""
+    if arguments[:1] == ["sheet"]:
+        from dashboards import sheet
+
+        return sheet.main(arguments[1:])
     if arguments not in (["build"], ["check"]):
-        print("Usage: python -m dashboards build | check", file=sys.stderr)
+        print("Usage: python -m dashboards build | check | sheet [--help]", file=sys.stderr)
         return 2
     stale = 0
     for path, text in render().items():

@@ -1,4 +1,4 @@
-"""``python -m dashboards.sheet --out FILE``: the dashboards on one PNG, drawn from a real load.
+"""``python -m dashboards sheet --out FILE``: the dashboards on one PNG, drawn from a real load.
 
 Starts the service on the shipped model and a Prometheus that scrapes it, asks for images for a while, runs
 every panel's own queries and draws those with data, in Grafana's 24 columns or (``--phone``) in a single one.
@@ -49,7 +49,7 @@ def collect(client: Prometheus, window: Window) -> dict[str, list[Drawn]]:
 
 def main(arguments: list[str]) -> int:
     """Run the stand and write the sheet; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dashboards.sheet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dashboards sheet", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/dashboards.png"), help="where the PNG goes")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to ask for images")
     parser.add_argument("--phone", action="store_true", help="panels one under the other")
@@ -76,7 +76,3 @@ def main(arguments: list[str]) -> int:
     count = sum(drawn.panel["type"] != "row" for panels in sheet.values() for drawn in panels)
     print(f"{count} panels with data: {chosen.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

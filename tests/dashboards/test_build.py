@@ -32,7 +32,7 @@ def test_check_command_agrees() -> None:
         [sys.executable, "-m", "dashboards", "nonsense"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "build | check" in done.stderr
+    assert "build | check | sheet" in done.stderr
 
 
 def test_four_dashboards_linked_with_variables_and_deploy_marks() -> None:

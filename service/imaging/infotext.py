@@ -138,9 +138,18 @@ def parameters(
         "Tiling": "True" if request.tiling else None,
         "Emphasis": request.emphasis if request.emphasis != "Original" else None,
     }
-    more = {**(extra or {}), **result.extra}
-    fields |= _derived(result, more) | more | {"Version": options.version, "User": options.user}
+    fields |= extra_parameters(result, extra) | {"Version": options.version, "User": options.user}
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def extra_parameters(result: GenerationResult, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What A1111 calls extra generation parameters: all but the settings that every image has.
+
+    They come from the request (hires fix, refiner), from ``extra`` and from ``result.extra``, which wins.
+    """
+    more = {**(extra or {}), **result.extra}
+    given = _derived(result, more) | more
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _derived(result: GenerationResult, more: Mapping[str, Any]) -> dict[str, Any]:

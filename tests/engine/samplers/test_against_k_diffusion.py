@@ -57,7 +57,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> 
     assert difference <= tolerance * max(1.0, float(theirs.abs().max())), f"they differ by {difference}"
 
 
-@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("steps", [1, 2, 15])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", [*PLAIN, *CHURNED])
 def test_deterministic(
@@ -101,9 +101,10 @@ def test_churn(
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("steps", [2, 12])
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    ("spacing", "steps", "eta"),
+    [*((spacing, 12, 1.0) for spacing in SPACINGS), ("own", 2, 1.0), ("own", 12, 0.0), ("karras", 5, 0.6)],
+)
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic(
     kdiff: SimpleNamespace,

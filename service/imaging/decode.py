@@ -165,7 +165,8 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     try:
         if image.mode.startswith(("I", "F")):
             return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        return image if image.mode == mode and "transparency" not in image.info else image.convert(mode)
     except (ValueError, OSError, MemoryError) as error:
         raise BadImage(
             f"{name} has a colour mode ({image.mode}) that is not read here ({_reason(error)}): "

@@ -99,7 +99,7 @@ def split_into_chunks(
             if match is None:
                 current.append(Token(token, weight))
                 position += 1
-                if token == comma and len(current) > 1:
+                if token == comma:
                     after_comma = len(current)
             else:
                 current += (Token(0, weight, (match.name, index)) for index in range(match.vectors))

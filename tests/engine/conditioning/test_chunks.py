@@ -77,6 +77,11 @@ def test_a_comma_as_76th_token_begins_the_next_chunk() -> None:
     assert ids(chunks[1]) == [COMMA, 75, 76]
 
 
+def test_a_comma_counts_in_its_own_chunk_only() -> None:
+    chunks = cut(f"{words(1, 69)}, {words(70, 160)}")
+    assert [len(chunk.tokens) for chunk in chunks] == [70, 75, 16]
+
+
 def test_break_ends_a_chunk() -> None:
     assert [ids(chunk) for chunk in cut("w1 BREAK w2")] == [[1], [2]]
     assert [ids(chunk) for chunk in cut("w1 BREAK BREAK w2")] == [[1], [], [2]]

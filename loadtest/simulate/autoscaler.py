@@ -28,10 +28,8 @@ def resolve_target(
     ``target`` is the annotation of that name (for concurrency clamped by ``container_concurrency``),
     ``utilization`` a fraction. With metric ``rps`` and no annotation the total is 200 requests/s.
     """
-    if metric == "rps":
-        total = RPS_TARGET_DEFAULT
-    else:
-        total = float(container_concurrency) or CONCURRENCY_TARGET_DEFAULT
+    default = float(container_concurrency) or CONCURRENCY_TARGET_DEFAULT
+    total = RPS_TARGET_DEFAULT if metric == "rps" else default
     if target is not None:
         total = target
         if metric != "rps" and container_concurrency:

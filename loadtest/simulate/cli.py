@@ -1,6 +1,7 @@
 """The command ``python -m loadtest simulate SCENARIO``."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.simulate.results import Results, rows, run
+from loadtest.simulate.results import Results, percentile, rows, run
 from loadtest.simulate.scenario import Scenario, ScenarioError, load_data, parse
 from loadtest.simulate.sweep import sweep, write_plot
 
@@ -49,6 +50,28 @@ def _show(console: Console, scenario: Scenario, results: Results) -> None:
     console.print(table)
 
 
+def _show_many(console: Console, scenario: Scenario, many: list[Results]) -> None:
+    """Median and the middle eighty percent over several seeds."""
+    table = Table(
+        "", "median", "10 %", "90 %", title=f"{scenario.name} · {len(many)} seeds", title_justify="left"
+    )
+    figures: list[tuple[str, Callable[[Results], float]]] = [
+        ("total, s", lambda r: r.total_seconds),
+        ("average, s", lambda r: r.average),
+        *((f"P{p}, s", lambda r, p=p: r.percentile(p)) for p in (50, 90, 95)),
+        ("slowest, s", lambda r: r.slowest),
+        ("not answered", lambda r: r.issued - r.answered),
+        ("pod starts", lambda r: r.pod_starts),
+        ("GPU-hours billed", lambda r: r.gpu_hours),
+        (f"per 1,000 images, {scenario.cost.currency}", lambda r: r.cost_per_1000),
+    ]
+    for name, figure in figures:
+        values = sorted(figure(r) for r in many)
+        low, high = percentile(values, 10), percentile(values, 90)
+        table.add_row(name, *(f"{v:.2f}" for v in (percentile(values, 50), low, high)))
+    console.print(table)
+
+
 def _show_sweep(console: Console, points: list[tuple[str, Results]]) -> None:
     table = Table(
         "settings", "P50 s", "P95 s", "GPU-h", "starts", "per 1,000", "failed", title_justify="left"
@@ -81,6 +104,10 @@ def simulate(
         list[str] | None,
         typer.Option("--sweep", help="Tries values: autoscaling.window=30,60,120. Repeat to combine."),
     ] = None,
+    runs: Annotated[
+        int,
+        typer.Option(min=1, max=10_000, help="Runs with this many seeds, from --seed on; shows the spread."),
+    ] = 1,
     plot: Annotated[
         Path | None, typer.Option(help="With --sweep: draws cost against P95 (.png, .svg, .pdf).")
     ] = None,
@@ -93,6 +120,8 @@ def simulate(
         data, parsed = _read(scenario, set_ or [])
         if plot is not None and not sweep_:
             raise ScenarioError("--plot draws a sweep: add --sweep section.key=value,value")
+        if sweep_ and runs > 1:
+            raise ScenarioError("--runs and --sweep exclude each other: choose one")
         if sweep_:
             points = sweep(data, sweep_, source=str(scenario), seed=seed, apply=_set)
             document: Any = [{"settings": label, **r.to_json()} for label, r in points]
@@ -100,6 +129,12 @@ def simulate(
                 _show_sweep(console, points)
             if plot is not None:
                 write_plot(points, plot, title=parsed.name)
+        elif runs > 1:
+            first = parsed.seed if seed is None else seed
+            many = [run(parsed, seed=first + i) for i in range(runs)]
+            document = [r.to_json() for r in many]
+            if not as_json:
+                _show_many(console, parsed, many)
         else:
             results = run(parsed, seed=seed)
             document = results.to_json()

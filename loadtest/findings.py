@@ -39,12 +39,23 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
         )
     busiest = max(run.pods, key=lambda pod: pod.answers, default=None)
     answers = sum(pod.answers for pod in run.pods)
-    if busiest and len(run.pods) > 1 and answers >= 10 and busiest.answers > 2 * answers / len(run.pods):
+    if busiest and len(run.pods) > 1 and answers >= 10 and busiest.answers > 1.5 * answers / len(run.pods):
         found.append(
             f"Uneven: {busiest.name} served {busiest.answers} of {answers} "
             f"({busiest.answers / answers:.0%}; evenly {1 / len(run.pods):.0%}). Where one pod works "
             "and others idle, the activator may have fallen back to the ClusterIP: set "
             "mesh-compatibility-mode: disabled in config-network."
+        )
+    middle = run.latency.at(50)
+    if (
+        len(run.pods) == 1
+        and (run.plan.concurrency or 0) > 1
+        and middle
+        and middle > 1.5 * run.latency.fastest
+    ):
+        found.append(
+            f"One pod answered everything while {run.plan.concurrency} requests were in flight: they waited for "
+            f"each other (the median took {middle / run.latency.fastest:.1f} times as long as the fastest)."
         )
     if run.cold_starts and run.warm.count and run.cold.count:
         found.append(

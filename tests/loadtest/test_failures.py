@@ -72,7 +72,9 @@ def test_the_name_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tls_to_a_server_without_tls(run_cli: Cli, tmp_path: Path, raw_server: Raw, answer: Answer) -> None:
     # The bytes of a TLS hello never end like a request: this server waits for more.
     url = raw_server(lambda connection, _: connection.sendall(answer()))
-    assert kinds(outcome(run_cli, tmp_path, url.replace("http://", "https://"))) == {"timeout while connecting": 6}
+    assert kinds(outcome(run_cli, tmp_path, url.replace("http://", "https://"))) == {
+        "timeout while connecting": 6
+    }
 
 
 def test_plain_bytes_where_tls_was_expected(run_cli: Cli, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_a_server_that_never_accepts(run_cli: Cli, tmp_path: Path) -> None:
 def test_a_body_without_end(run_cli: Cli, tmp_path: Path, raw_server: Raw) -> None:
     def drip(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        for _ in range(200):
+        for _step in range(200):
             connection.sendall(b"x")
             time.sleep(0.05)
 
@@ -235,7 +237,10 @@ def test_retry_after_ends_with_the_timeout(
     refused = answer(b"later", "503 Service Unavailable", Retry_After="3600")
     begin = time.monotonic()
     run = outcome(
-        run_cli, tmp_path, raw_server(lambda connection, _: connection.sendall(refused)), "--honour-retry-after"
+        run_cli,
+        tmp_path,
+        raw_server(lambda connection, _: connection.sendall(refused)),
+        "--honour-retry-after",
     )
     assert kinds(run) == {"HTTP 503": 6}
     assert run.retries == 0

@@ -14,6 +14,7 @@ from service.api.middleware.access import Access
 from service.api.middleware.body import BodyGuard
 from service.api.ops.routes import router as ops
 from service.api.sdapi.generation import router as sdapi_generation
+from service.api.sdapi.img2img import router as sdapi_img2img
 from service.api.stream.routes import router as stream
 from service.backends.local import LocalBackend
 from service.backends.protocol import Engine
@@ -68,6 +69,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
     app.include_router(ops)
     app.include_router(stream)
     app.include_router(sdapi_generation)
+    app.include_router(sdapi_img2img)
     return app
 
 

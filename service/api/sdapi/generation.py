@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +13,7 @@ from service.api.exchange import exchange
 from service.api.sdapi import respond, translate
 from service.api.sdapi.schemas import GenerationBody, ImagesResponse, Txt2ImgBody
 from service.context import Context, get_context
-from service.jobs import GenerationRequest
+from service.jobs import GenerationRequest, Pixels
 from service.options import Options, checked
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
@@ -41,14 +43,25 @@ async def make(
     options: Options,
     request: Request,
     context: Context,
+    *,
+    finish: Callable[[Pixels, int], Pixels] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Run ``generation`` and answer in A1111's shape; encoding happens when the device is already free."""
+    """Run ``generation`` and answer in A1111's shape; encoding happens when the device is already free.
+
+    ``finish`` turns each image into the one to send; ``extra`` are infotext entries of the dialect's own.
+    """
     async with exchange(context, request, kind, generation) as task:
         result = await context.backend.generate(task)
 
+        def encode() -> bytes:
+            made = result
+            if finish is not None:
+                made = replace(made, images=tuple(finish(image, i) for i, image in enumerate(made.images)))
+            return respond.body(body, made, options, extra)
+
         began = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(context.encoders, respond.body, body, result, options)
+        content = await asyncio.get_running_loop().run_in_executor(context.encoders, encode)
         task.timings.add("encoding", time.perf_counter() - began)
         headers: dict[str, Any] = {"X-Task-Id": task.id, "Content-Encoding": "identity"}
         if task.cold_start:

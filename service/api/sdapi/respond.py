@@ -4,6 +4,7 @@ Runs in an encoder thread: it costs milliseconds that neither the event loop nor
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -30,24 +31,33 @@ def encoding_of(options: Options) -> Encoding:
     )
 
 
-def encode(result: GenerationResult, options: Options) -> tuple[list[str], list[str]]:
-    """The images as base64, and the infotext of each."""
-    return encode_all(result, encoding_of(options), _infotext_options(options))
+def encode(
+    result: GenerationResult, options: Options, extra: Mapping[str, Any] | None = None
+) -> tuple[list[str], list[str]]:
+    """The images as base64, and the infotext of each; ``extra`` are entries that only the dialect knows."""
+    return encode_all(result, encoding_of(options), _infotext_options(options), extra)
 
 
-def body(sent: GenerationBody, result: GenerationResult, options: Options) -> bytes:
+def body(
+    sent: GenerationBody, result: GenerationResult, options: Options, extra: Mapping[str, Any] | None = None
+) -> bytes:
     """The JSON body of txt2img and img2img, as bytes."""
-    images, infotexts = encode(result, options)
+    images, infotexts = encode(result, options, extra)
     return orjson.dumps(
         {
             "images": images if sent.send_images else [],
             "parameters": sent.model_dump(mode="json"),
-            "info": orjson.dumps(info(result, infotexts, options)).decode(),
+            "info": orjson.dumps(info(result, infotexts, options, extra)).decode(),
         }
     )
 
 
-def info(result: GenerationResult, infotexts: list[str], options: Options) -> dict[str, Any]:
+def info(
+    result: GenerationResult,
+    infotexts: list[str],
+    options: Options,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The object behind the ``info`` string, keys in A1111's order."""
     request = result.request
     prompts = [infotext.prompts_of(result, index) for index in range(len(result.images))]
@@ -84,7 +94,10 @@ def info(result: GenerationResult, infotexts: list[str], options: Options) -> di
         "seed_resize_from_w": request.seed_resize_from[0] if request.seed_resize_from else -1,
         "seed_resize_from_h": request.seed_resize_from[1] if request.seed_resize_from else -1,
         "denoising_strength": strength,
-        "extra_generation_params": {"Schedule type": result.scheduler, **result.extra},
+        "extra_generation_params": {
+            "Schedule type": result.scheduler,
+            **infotext.extra_parameters(result, extra),
+        },
         "index_of_first_image": 0,
         "infotexts": infotexts,
         "styles": [],

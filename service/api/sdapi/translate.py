@@ -90,10 +90,9 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, settings: Settings) -> H
     """The second pass. A1111 fails without ``denoising_strength``; 0.75 is what its page starts with."""
     width, height, crop = _hires_size(body, first)
     sampler = scheduler = None
+    hr_scheduler = "" if body.hr_scheduler == "Use same scheduler" else body.hr_scheduler
     if body.hr_sampler_name and body.hr_sampler_name != "Use same sampler":
-        chosen = samplers.resolve(
-            body.hr_sampler_name, body.hr_scheduler or first.scheduler, strict=settings.strict_samplers
-        )
+        chosen = samplers.resolve(body.hr_sampler_name, hr_scheduler or None, strict=settings.strict_samplers)
         sampler, scheduler = chosen[0].name, chosen[1].label
     elif body.hr_scheduler and body.hr_scheduler != "Use same scheduler":
         scheduler = samplers.resolve(first.sampler, body.hr_scheduler, strict=settings.strict_samplers)[

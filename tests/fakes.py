@@ -6,12 +6,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.backends.protocol import CheckpointInfo, DeviceInfo, News
+from service.backends.protocol import (
+    CheckpointInfo,
+    DeviceInfo,
+    EmbeddingInfo,
+    LoraInfo,
+    News,
+    UpscalerInfo,
+    VaeInfo,
+)
 from service.errors import UnknownName
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
+from service.upscalers import BUILT_IN
 
 CHECKPOINT = CheckpointInfo(
     "fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54
+)
+OTHER = CheckpointInfo(
+    "dir/other.safetensors [abcdef0123]",
+    "dir_other",
+    "/models/dir/other.safetensors",
+    "abcdef0123" + "b" * 54,
 )
 
 
@@ -28,6 +43,8 @@ class FakeEngine:
     most_on_device: int = 0
     served: list[GenerationRequest] = field(default_factory=list)
     steps_done: list[int] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+    refreshed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self, on_news: News) -> None:
@@ -75,15 +92,16 @@ class FakeEngine:
             if (error := self.fail_with(request)) is not None:
                 raise error
             self.served.append(request)
+            checkpoint = self.find(request.checkpoint) if request.checkpoint else CHECKPOINT
             images = tuple(self._image(request, i) for i in range(request.image_count))
             return GenerationResult(
                 images=images,
                 request=request,
                 seeds=tuple(request.seed_of(i) for i in range(request.image_count)),
                 subseeds=tuple(request.subseed_of(i) for i in range(request.image_count)),
-                model_name=CHECKPOINT.name,
-                model_hash=CHECKPOINT.short_hash or "",
-                model_title=CHECKPOINT.title,
+                model_name=checkpoint.name,
+                model_hash=checkpoint.short_hash or "",
+                model_title=checkpoint.title,
                 sampler=request.sampler,
                 scheduler=request.scheduler,
                 steps_done=done,
@@ -107,21 +125,62 @@ class FakeEngine:
         """Repeat pixels."""
         rows = np.arange(height) * image.shape[0] // height
         columns = np.arange(width) * image.shape[1] // width
-        return image[rows][:, columns].copy()
+        larger: Pixels = image[rows][:, columns].copy()
+        return larger
+
+    def load_checkpoint(self, name: str) -> CheckpointInfo:
+        """Remember what was loaded."""
+        info = self.find(name)
+        self.loaded.append(info.title)
+        return info
+
+    def unload(self) -> None:
+        """Forget what was loaded."""
+        self.loaded.clear()
+
+    def refresh(self) -> None:
+        """Count."""
+        self.refreshed += 1
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
-        """One."""
-        return [CHECKPOINT]
+        """Two."""
+        return [CHECKPOINT, OTHER]
 
     def current(self) -> CheckpointInfo:
-        """The one."""
+        """The first."""
         return CHECKPOINT
 
     def find(self, name: str) -> CheckpointInfo:
-        """The one, by its names."""
-        if name not in (CHECKPOINT.title, CHECKPOINT.name):
-            raise UnknownName(f"There is no checkpoint {name!r}.")
-        return CHECKPOINT
+        """By the names that the engine takes."""
+        plain = name.rsplit(" [", 1)[0]
+        for info in self.checkpoints():
+            file = info.title.rsplit(" [", 1)[0]
+            names = {info.title, info.name, info.short_hash, info.sha256, file.rsplit("/", 1)[-1]}
+            if name in names or plain in (file, info.name):
+                return info
+        raise UnknownName(f"There is no checkpoint {name!r}.")
+
+    def vaes(self) -> Sequence[VaeInfo]:
+        """One."""
+        return [VaeInfo("other.vae.safetensors", "/models/vae/other.vae.safetensors")]
+
+    def loras(self) -> Sequence[LoraInfo]:
+        """One."""
+        return [
+            LoraInfo("detail", "/models/loras/detail.safetensors", "more-detail", {"ss_network_dim": "8"})
+        ]
+
+    def embeddings(self) -> Sequence[EmbeddingInfo]:
+        """One of each kind."""
+        return [
+            EmbeddingInfo("nice", "/models/embeddings/nice.safetensors", 4, 768),
+            EmbeddingInfo("wide", "/models/embeddings/wide.safetensors", 2, 1024, usable=False),
+        ]
+
+    def upscalers(self) -> Sequence[UpscalerInfo]:
+        """The built-in ones and a network."""
+        network = UpscalerInfo("Fake 4x", 4, "Fake 4x", "/models/upscalers/fake.safetensors", "ESRGAN")
+        return [*(UpscalerInfo(name) for name in BUILT_IN), network]
 
     def device(self) -> DeviceInfo:
         """None that exists."""

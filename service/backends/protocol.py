@@ -3,8 +3,8 @@
 Nothing above it imports torch; nothing below it knows HTTP.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
@@ -27,6 +27,53 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class VaeInfo:
+    """A VAE that a request may use instead of the checkpoint's own. ``name`` is the file's, with its suffix."""
+
+    name: str
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoraInfo:
+    """A LoRA network for ``<lora:name:1>``; ``alias`` is a second name from the file's own metadata."""
+
+    name: str
+    filename: str
+    alias: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInfo:
+    """A textual inversion: ``vectors`` rows of ``width`` numbers that its name in a prompt stands for.
+
+    ``usable`` is False where its width does not fit the default checkpoint's text encoder.
+    """
+
+    name: str
+    filename: str
+    vectors: int
+    width: int
+    step: int | None = None
+    checkpoint_hash: str | None = None
+    checkpoint_name: str | None = None
+    usable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UpscalerInfo:
+    """What enlarges images. ``scale`` is the model's own factor; built-in filters reach any and say 4, as A1111."""
+
+    name: str
+    scale: float = 4.0
+    model_name: str | None = None
+    filename: str | None = None
+    kind: str = ""
+    """The family of its network, such as "ESRGAN"; "" for built-in filters."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """What the images are made on. Memory in bytes; 0 where it is unknown."""
 
@@ -39,7 +86,8 @@ class Engine(Protocol):
     """Makes images, one request at a time, in the thread that calls it. Blocking; never on the event loop.
 
     Errors are those of :mod:`service.errors`. After any of them but ``DeviceLost`` the engine works on as a
-    fresh one would.
+    fresh one would. The exception to the one thread are the methods under "What there is": they read what was
+    found before, touch neither disk nor device, and are called from the event loop while images are made.
     """
 
     def load(self, on_news: "News") -> None:
@@ -53,11 +101,37 @@ class Engine(Protocol):
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge one image to exactly width × height with an upscaler by its name."""
 
+    def load_checkpoint(self, name: str) -> CheckpointInfo:
+        """Have that checkpoint in memory, by any of its names. Raises ``UnknownName`` and ``ModelLoadError``."""
+
+    def unload(self) -> None:
+        """Give back the memory of all checkpoints; the next request loads what it needs."""
+
+    def refresh(self) -> None:
+        """Look at the models folder again: checkpoints, VAEs, LoRAs, embeddings and upscalers."""
+
+    # --- What there is ---------------------------------------------------------------------------
+
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """All checkpoints that a request may name, the default one first."""
 
     def current(self) -> CheckpointInfo:
         """The checkpoint that a request without a name gets."""
+
+    def find(self, name: str) -> CheckpointInfo:
+        """The checkpoint that a client means: title, file name, model name or hash. Raises ``UnknownName``."""
+
+    def vaes(self) -> Sequence[VaeInfo]:
+        """VAEs that the option ``sd_vae`` may name."""
+
+    def loras(self) -> Sequence[LoraInfo]:
+        """LoRA networks that prompts may name."""
+
+    def embeddings(self) -> Sequence[EmbeddingInfo]:
+        """Textual inversions, the unusable ones too."""
+
+    def upscalers(self) -> Sequence[UpscalerInfo]:
+        """What :meth:`upscale` takes, in A1111's order: None, Lanczos, Nearest, then models."""
 
     def device(self) -> DeviceInfo:
         """What this engine runs on."""

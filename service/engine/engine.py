@@ -10,7 +10,15 @@ from typing import Self, TypeVar
 import structlog
 import torch
 
-from service.backends.protocol import CheckpointInfo, DeviceInfo, News
+from service.backends.protocol import (
+    CheckpointInfo,
+    DeviceInfo,
+    EmbeddingInfo,
+    LoraInfo,
+    News,
+    UpscalerInfo,
+    VaeInfo,
+)
 from service.engine import attention, device, loading
 from service.engine.checkpoints import CheckpointCatalogue, locate
 from service.engine.conditioning import EncodingCache
@@ -21,6 +29,7 @@ from service.engine.upscaling import enlarge_image
 from service.errors import ModelError, ModelLoadError, OutOfMemory, ServiceError
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
 from service.settings import Settings
+from service.upscalers import BUILT_IN
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +176,44 @@ class DiffusersEngine:
             raise ModelLoadError(f"Checkpoint {info.title} cannot be loaded. {error.detail}") from None
         self._models[info.title] = model
         return model
+
+    def load_checkpoint(self, name: str) -> CheckpointInfo:
+        """Have that checkpoint in memory. Raises ``UnknownName`` and ``ModelLoadError``."""
+        return self.get(name).info
+
+    def unload(self) -> None:
+        """Give back the memory of all checkpoints; the next request loads what it needs."""
+        self._models.clear()
+        self.conditioning_cache = EncodingCache()
+        gc.collect()
+        if self._device is not None:
+            self._device.free_memory()
+
+    def refresh(self) -> None:
+        """Look at the models folder again."""
+        self._require()[1].refresh()
+
+    # --- what there is -------------------------------------------------------------------------------
+
+    def find(self, name: str) -> CheckpointInfo:
+        """The checkpoint of that name. Raises ``UnknownName``."""
+        return self._require()[1].find(name)
+
+    def vaes(self) -> Sequence[VaeInfo]:
+        """VAEs that can be used."""
+        return []
+
+    def loras(self) -> Sequence[LoraInfo]:
+        """LoRA networks that prompts may name."""
+        return []
+
+    def embeddings(self) -> Sequence[EmbeddingInfo]:
+        """Textual inversions."""
+        return []
+
+    def upscalers(self) -> Sequence[UpscalerInfo]:
+        """The built-in filters."""
+        return [UpscalerInfo(name) for name in BUILT_IN]
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """All checkpoints, the default one first."""

@@ -21,7 +21,7 @@ def latent_size(model: Model, width: int, height: int) -> tuple[int, int]:
 
 def to_tensor(pixels: Pixels, device: torch.device, dtype: torch.dtype) -> Tensor:
     """RGB uint8 (height, width, 3) as (1, 3, height, width) in -1..1."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    tensor = torch.from_numpy(np.array(pixels)).to(device)  # a copy: callers' arrays may be read-only
     return (tensor.to(dtype).permute(2, 0, 1)[None] / 127.5) - 1.0
 
 

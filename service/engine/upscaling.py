@@ -47,4 +47,4 @@ def enlarge_image(image: Pixels, width: int, height: int, upscaler: str) -> Pixe
         )
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[name]))
+    return np.array(Image.fromarray(image).resize((width, height), _FILTERS[name]))

@@ -15,6 +15,8 @@ from service.weights import refuse_pickle as refuse_pickled_file
 
 _PLAIN: Final = (".json", ".txt", ".model", ".md")
 """Endings of the files beside the weights: configuration, vocabulary, model card."""
+_UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of a pipeline that this service does not load; the first alone is over a gigabyte."""
 _LEGAL: Final = ("license", "notice")
 _WEIGHTS: Final = re.compile(
     r"(?P<stem>[^.]+)(\.(?P<variant>[A-Za-z_]\w*))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors(\.index(\.\w+)?\.json)?"
@@ -49,6 +51,7 @@ def select(
         and len(classes) == 2
         and classes[0] is not None
         and not part.startswith("_")
+        and part not in _UNUSED
     ]
     if not parts:
         raise FetchRefused(f"{model}: its {INDEX} names no parts, so this is no diffusers pipeline.")

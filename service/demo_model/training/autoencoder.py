@@ -72,10 +72,15 @@ def crops(
     rows = [rng.randrange(len(pictures)) for _ in range(batch)]
     places = [Placement.draw(rng) for _ in range(batch)]
     names = list(COLOURS)
-    grounds = [
-        named_background(rng, rng.choice(names)) if rng.random() < 0.5 else soft_background(rng)
-        for _ in range(batch)
-    ]
+    grounds = []
+    for _ in range(batch):
+        kind = rng.random()
+        if kind < 0.35:
+            grounds.append(named_background(rng, rng.choice(names)))
+        elif kind < 0.65:
+            grounds.append(soft_background(rng))
+        else:
+            grounds.append((rng.randrange(256), rng.randrange(256), rng.randrange(256)))
     limit = canvas - side
     windows = []
     for place in places:
@@ -91,9 +96,9 @@ def _edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_between(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 of pixels, of finite differences at two scales, and of 8x8 means."""
+    """L1 of pixels, of finite differences at two scales, and of 8x8 means (twice: flat colours)."""
     half_made, half = F.avg_pool2d(made, 2), F.avg_pool2d(target, 2)
-    total = F.l1_loss(made, target) + F.l1_loss(F.avg_pool2d(half_made, 4), F.avg_pool2d(half, 4))
+    total = F.l1_loss(made, target) + 2 * F.l1_loss(F.avg_pool2d(half_made, 4), F.avg_pool2d(half, 4))
     for one, other in ((made, target), (half_made, half)):
         for first, second in zip(_edges(one), _edges(other), strict=True):
             total = total + 0.75 * F.l1_loss(first, second)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,10 @@ class Ticker:
             yield from bar.track(items, description=title)
 
     def __iter__(self) -> Iterator[float]:
+        return self.steps(lambda share: share)
+
+    def steps(self, agree: Callable[[float], float]) -> Iterator[float]:
+        """Yields the share of time spent, as `agree` sees it (several processes must stop at the same step)."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,8 +72,8 @@ class Ticker:
         )
         with Progress(*columns, refresh_per_second=1) as bar:
             task = bar.add_task(self.title, total=self.minutes, note="")
-            while self.spent_minutes < self.minutes:
-                yield self.spent_minutes / self.minutes
+            while (share := agree(self.spent_minutes / self.minutes)) < 1:
+                yield share
                 self.step += 1
                 bar.update(task, completed=self.spent_minutes, note=self._note)
                 if self.step % 50 == 0 and not bar.console.is_terminal:

@@ -21,13 +21,14 @@ from .captions import Captioner, draw_colour
 from .clock import Average, Schedule, Ticker, set_rate
 from .data import COLOURS, Placement, composite, named_background, soft_background
 from .optimiser import Muon
+from .parallel import Peers
 
 SIDE = 512 // FACTOR
 CONFIG: dict[str, Any] = {
     "sample_size": SIDE,
     "in_channels": CHANNELS,
     "out_channels": CHANNELS,
-    "block_out_channels": (96, 160, 160),
+    "block_out_channels": (64, 160, 160),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
@@ -55,7 +56,7 @@ def scheduler() -> EulerDiscreteScheduler:
 
 
 def build() -> UNet2DConditionModel:
-    """A new UNet of 9.4 million parameters."""
+    """A new UNet of 8.5 million parameters."""
     return cast(UNet2DConditionModel, UNet2DConditionModel(**CONFIG))
 
 
@@ -89,24 +90,28 @@ class LatentBank:
         drawn = drawn.contiguous(memory_format=torch.channels_last)
         return self.autoencoder.encode(drawn).latents.half().contiguous(), colours
 
-    def fill(self, rounds: int) -> None:
-        """Adds entries, `rounds` for a subject of weight 1 (at least one for each)."""
-        rows = [row for row, weight in enumerate(self.weights) for _ in range(max(1, round(rounds * weight)))]
+    def fill(self, entries: int) -> None:
+        """Adds entries; which subjects, goes by their weights, but with enough entries each comes at least once."""
+        whole = list(range(len(self.weights))) if entries >= len(self.weights) else []
+        rows = whole + self.rng.choices(range(len(self.weights)), self.weights, k=entries - len(whole))
         self.rng.shuffle(rows)
         parts = [self.latents]
-        for start in Ticker.over("latents", range(0, len(rows), 8)):
-            encoded, colours = self._encode(rows[start : start + 8])
+        for start in Ticker.over("latents", range(0, len(rows), 4)):
+            encoded, colours = self._encode(rows[start : start + 4])
             parts.append(encoded)
-            self.subject += rows[start : start + 8]
+            self.subject += rows[start : start + 4]
             self.colour += colours
         self.latents = torch.cat(parts)
 
     def refresh(self, count: int) -> None:
-        """Replaces the oldest entries by new composites of the same subjects."""
+        """Replaces the oldest entries by new composites."""
         places = [(self._next + offset) % len(self.subject) for offset in range(count)]
         self._next += count
-        encoded, colours = self._encode([self.subject[place] for place in places])
+        rows = self.rng.choices(range(len(self.weights)), self.weights, k=count)
+        encoded, colours = self._encode(rows)
         self.latents[places] = encoded
+        for place, row in zip(places, rows, strict=True):
+            self.subject[place] = row
         for place, colour in zip(places, colours, strict=True):
             self.colour[place] = colour
 
@@ -131,6 +136,7 @@ class CaptionPool:
         rng: random.Random,
         plain: int = 8,
         coloured: int = 1,
+        stored: Path | None = None,
     ) -> None:
         self.index: dict[tuple[int, int], list[int]] = {}
         texts: list[str] = []
@@ -140,11 +146,16 @@ class CaptionPool:
                 self.index[row, colour] = list(range(len(texts), len(texts) + count))
                 texts += [captioner.caption(row, name, rng, 0.1) for _ in range(count)]
         self.rng = rng
-        parts = [
-            text.embed(model, tokenizer, texts[start : start + 64])
-            for start in Ticker.over("captions", range(0, len(texts), 64))
-        ]
-        self.states = torch.cat(parts)
+        if stored is not None and stored.exists():
+            self.states = torch.load(stored, weights_only=True)
+        else:
+            parts = [
+                text.embed(model, tokenizer, texts[start : start + 64])
+                for start in Ticker.over("captions", range(0, len(texts), 64))
+            ]
+            self.states = torch.cat(parts)
+            if stored is not None:
+                torch.save(self.states, stored)
         self.empty = text.embed(model, tokenizer, [""])[0]
 
     def pick(self, subject: int, colour: int) -> torch.Tensor:
@@ -157,37 +168,43 @@ class CaptionPool:
         return self.states[self.rng.choice(self.index[subject, colour])]
 
 
-def _optimisers(model: UNet2DConditionModel) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def _optimisers(
+    model: UNet2DConditionModel, peers: Peers
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     matrices, others = [], []
     for name, value in model.named_parameters():
         hidden = value.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
         (matrices if hidden else others).append(value)
     return (
-        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
+        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01, peers=peers),
         torch.optim.AdamW(others, 1e-3, betas=(0.9, 0.98), weight_decay=0.0),
     )
 
 
 def train(
-    banks: Sequence[LatentBank],
+    bank: LatentBank,
+    others: Callable[[], Sequence[LatentBank]],
     pool: CaptionPool,
     checkpoint: Path,
     minutes: float,
     scaling: float,
+    peers: Peers = Peers(),
     on_save: Callable[[], None] | None = None,
     seed: int = 0,
     batch: int = 32,
-    refreshed: int = 1,
+    refresh: int = 2,
     peak: float = 0.01,
 ) -> None:
     """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every four minutes).
 
-    `banks`: the main one (512x512) and others of other sizes, which take one step in six in the last third.
+    `bank` holds latents of 512x512; those of other sizes come from `others` when three quarters of the time are over
+    and take one step in six from then on. `batch` is the sum over all processes; every `refresh`-th step each process
+    encodes a new composite.
     """
     torch.manual_seed(seed)
-    model = build().train().to(memory_format=torch.channels_last)
+    model = build().train()
     average = Average(model, 0.9985)
-    optimisers = _optimisers(model)
+    optimisers = _optimisers(model, peers)
     ticker = Ticker("unet", minutes)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -196,12 +213,18 @@ def train(
         for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         ticker = Ticker("unet", minutes, state["minutes"], state["step"])
-    rng = random.Random(seed + ticker.step)
+    torch.manual_seed(seed + 1000 * ticker.step + peers.rank)
+    rng, shared = random.Random(seed + ticker.step + peers.rank), random.Random(seed + ticker.step)
     schedules = (Schedule(peak, peak * 0.02, 60), Schedule(peak * 0.1, peak * 0.002, 60))
     kept_share = scheduler().alphas_cumprod
+    parameters = list(model.parameters())
+    batch = batch // peers.size
+    sizes: list[LatentBank] = []
     running, saved = 1.0, ticker.spent_minutes
 
     def save() -> None:
+        if peers.rank:
+            return
         state = {
             "model": model.state_dict(),
             "average": average.values,
@@ -214,16 +237,18 @@ def train(
         if on_save is not None:
             on_save()
 
-    for spent in ticker:
+    for spent in ticker.steps(peers.mean):
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
             set_rate(optimiser, schedule.rate(ticker.step, spent))
-        other = len(banks) > 1 and spent > 0.66 and ticker.step % 6 == 0
-        bank = rng.choice(list(banks[1:])) if other else banks[0]
-        if refreshed and not other:
-            bank.refresh(refreshed)
-        rows = [rng.randrange(len(bank.subject)) for _ in range(batch)]
-        clean = bank.latents[rows].float() * scaling
-        states = torch.stack([pool.pick(bank.subject[row], bank.colour[row]) for row in rows]).float()
+        if spent > 0.75 and not sizes:
+            sizes = list(others())
+        other = bool(sizes) and ticker.step % 6 == 0
+        source = shared.choice(sizes) if other else bank
+        if ticker.step % refresh == 0 and not other:
+            bank.refresh(1)
+        rows = [rng.randrange(len(source.subject)) for _ in range(batch)]
+        clean = source.latents[rows].float() * scaling
+        states = torch.stack([pool.pick(source.subject[row], source.colour[row]) for row in rows]).float()
         noise = torch.randn_like(clean)
         # A little more weight on high noise, where the text decides what there will be.
         steps = (torch.rand(batch) ** 0.9 * 1000).long().clamp(max=999)
@@ -234,14 +259,15 @@ def train(
         share = torch.where(pure, 0.0, share)[:, None, None, None]
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         target = share.sqrt() * noise - (1 - share).sqrt() * clean
-        made = model(noisy.contiguous(memory_format=torch.channels_last), steps, states).sample
-        loss = F.mse_loss(made, target)
+        loss = F.mse_loss(model(noisy, steps, states).sample, target)
         model.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (loss / peers.size).backward()
+        peers.sum_([cast(torch.Tensor, value.grad) for value in parameters])
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in optimisers:
             optimiser.step()
-        average.update(model, ticker.step)
+        if peers.rank == 0:
+            average.update(model, ticker.step)
         running = 0.98 * running + 0.02 * loss.item()
         ticker.note(loss=running)
         if ticker.spent_minutes - saved > 4:

@@ -1,0 +1,102 @@
+"""`python -m service.demo_model.training`: makes the model that ships, from the pictures' download to its report.
+
+`all` does everything in the time given; each stage can also be run alone. Whatever a stage wrote to the cache is
+kept, so an interrupted run goes on where it stopped, and a longer `--minutes` continues a finished one.
+"""
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import autoencoder as autoencoders
+from . import data, evaluate, export, parallel, text, workshop
+from .workshop import Workshop, console
+
+FOLDER = Path(__file__).resolve().parent.parent
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+Cache = Annotated[Path, typer.Option(help="Folder for downloads, latents and checkpoints (about 2 GB).")]
+Minutes = Annotated[float, typer.Option(help="Minutes this stage may have trained in all, earlier runs included.")]
+Output = Annotated[Path, typer.Option(help="The model's folder.")]
+
+
+@app.command("autoencoder")
+def train_autoencoder(cache: Cache, minutes: Minutes = 12) -> None:
+    """Trains the autoencoder."""
+    shop = Workshop(cache)
+    autoencoders.train(shop.pictures, cache / "autoencoder.pt", minutes)
+
+
+@app.command("decoder")
+def train_decoder(cache: Cache, minutes: Minutes = 10) -> None:
+    """Trains the decoder further with the encoder, hence the latents, as they are."""
+    shop = Workshop(cache)
+    start, target = cache / "autoencoder.pt", cache / "decoder.pt"
+    if not target.exists():
+        target.write_bytes(start.read_bytes())
+    autoencoders.train(shop.pictures, target, minutes, decoder_only=True)
+
+
+@app.command("text")
+def train_text(cache: Cache, minutes: Minutes = 4) -> None:
+    """Trains the tokenizer and the text encoder."""
+    shop = Workshop(cache)
+    text.train(shop.captioner, shop.pictures, shop.tokenizer(), cache / "text.pt", minutes)
+
+
+@app.command("unet")
+def train_unet(
+    cache: Cache,
+    minutes: Minutes = 95,
+    output: Output = FOLDER,
+    entries: Annotated[int, typer.Option(help="Composites that a process encodes before it trains.")] = 1400,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
+) -> None:
+    """Trains the UNet; writes the model's folder whenever it saves a checkpoint."""
+    data.load_pictures(cache, Workshop(cache).subjects)
+    work = functools.partial(workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries)
+    parallel.run(work, workers)
+
+
+@app.command("export")
+def export_folder(cache: Cache, output: Output = FOLDER) -> None:
+    """Writes the model's folder from the checkpoints in the cache."""
+    Workshop(cache).export(output)
+
+
+@app.command("evaluate")
+def evaluate_folder(
+    cache: Cache,
+    output: Output = FOLDER,
+    subjects: Annotated[int, typer.Option(help="Subjects measured.")] = 360,
+    seeds: Annotated[int, typer.Option(help="Pictures of each.")] = 3,
+    synonyms: Annotated[int, typer.Option(help="Keywords measured.")] = 120,
+) -> None:
+    """Measures the model and writes `evaluation.json` and `sheet.webp` beside it."""
+    shop = Workshop(cache)
+    evaluate.sheet(output, output / "sheet.webp")
+    report = evaluate.evaluate(output, shop.subjects, shop.pictures, subjects, seeds, synonyms)
+    evaluate.write(report, output / "evaluation.json")
+    console.print(report)
+
+
+@app.command("all")
+def everything(
+    cache: Cache,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 115,
+    output: Output = FOLDER,
+) -> None:
+    """Downloads, trains everything, writes the folder and measures it."""
+    train_autoencoder(cache, minutes * 0.1)
+    if not (cache / "text.pt").exists():
+        train_text(cache, minutes * 0.035)
+    train_unet(cache, minutes * 0.8, output)
+    train_decoder(cache, minutes * 0.065)
+    export_folder(cache, output)
+    evaluate_folder(cache, output)
+
+
+if __name__ == "__main__":
+    app()

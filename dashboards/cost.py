@@ -49,8 +49,8 @@ def build() -> Dashboard:
     board = start("cost", "Cold starts and cost", "What scale to zero saves, and what a picture costs.")
     board.with_variable(
         dashboard_builder.TextBoxVariable("price")
-        .label("Price of a GPU pod per hour")
-        .description("In your currency, GPU node included.")
+        .label("$ per GPU pod and hour")
+        .description("What an hour of one pod costs, its GPU and share of the node included.")
         .default_value("1.00")
     )
     section(
@@ -102,9 +102,10 @@ def build() -> Dashboard:
         ),
         number(
             "Per 1,000 images",
-            "Money for 1,000 images at the price above, from the time for which pods existed.",
+            "Money for 1,000 images at the price above, from the time for which pods existed (read $ as "
+            "your currency).",
             Query(_money("$__range")),
-            unit="currency: ",
+            unit="currencyUSD",
             decimals=2,
         ),
     )
@@ -113,10 +114,11 @@ def build() -> Dashboard:
         "Cold starts",
         lines(
             "Cold starts over time",
-            "Pods started in each interval, by revision. Many short-lived ones: raise the pod retention "
+            "Pods first seen in each interval, by revision. Many short-lived ones: raise the pod retention "
             "period.",
             Query(
-                f"count by ({REVISION}) ({_started('$__interval', '$__interval_ms / 1000')})",
+                f"count by ({REVISION}) (last_over_time({STARTED}[$__interval])"
+                f" unless last_over_time({STARTED}[$__interval] offset $__interval))",
                 legend(REVISION),
             ),
             unit="short",
@@ -181,7 +183,7 @@ def build() -> Dashboard:
             "Over the last hour, at the price above. High at low traffic: pods wait, warm, for few requests.",
             Query(_money("1h"), "per 1,000 images"),
             Query(f"count({of('sd_in_flight')}) * $price", "per hour now"),
-            unit="currency: ",
+            unit="currencyUSD",
         ),
     )
     return board

@@ -64,28 +64,25 @@ def _flow(panels: list[Drawn], columns: int, *, stacked: bool) -> tuple[list[_Pl
 def contact_sheet(sheet: dict[str, list[Drawn]], out: Path, *, phone: bool = False) -> None:
     """Write every panel of ``sheet`` (title of the dashboard → panels) to the PNG ``out``."""
     columns, across = (PHONE, len(sheet)) if phone else (24, 2)
-    flows = [(title, *_flow(panels, columns, stacked=phone)) for title, panels in sheet.items()]
-    lines = [flows[i : i + across] for i in range(0, len(flows), across)]
-    heights = [max(height for _, _, height in line) + 3 for line in lines]
-    gap = 1
-    size = ((columns + gap) * across * COLUMN, sum(heights) * LINE)
+    strips: list[tuple[float, float, str, list[_Placed]]] = []
+    bottoms = [0.0] * across
+    for title, panels in sheet.items():
+        placed, height = _flow(panels, columns, stacked=phone)
+        strip = bottoms.index(min(bottoms))
+        strips.append((strip * (columns + 1) + 0.5, bottoms[strip], title, placed))
+        bottoms[strip] += height + 3
+    size = ((columns + 1) * across * COLUMN, max(bottoms) * LINE)
     figure = Figure(figsize=size, facecolor="#f4f5f5")
-    top = 0.0
-    for line, height in zip(lines, heights, strict=True):
-        for place, (title, placed, _) in enumerate(line):
-            left = place * (columns + gap) + gap / 2
-            figure.text(
-                left * COLUMN / size[0], 1 - (top + 1.5) * LINE / size[1], title, size=17, weight="bold"
+    for left, top, title, placed in strips:
+        figure.text(left * COLUMN / size[0], 1 - (top + 1.5) * LINE / size[1], title, size=17, weight="bold")
+        for item in placed:
+            box = (
+                (left + item.x + 0.1) * COLUMN / size[0],
+                1 - (top + 2 + item.y + item.height - 0.1) * LINE / size[1],
+                (item.width - 0.2) * COLUMN / size[0],
+                (item.height - 0.2) * LINE / size[1],
             )
-            for item in placed:
-                box = (
-                    (left + item.x + 0.1) * COLUMN / size[0],
-                    1 - (top + 2 + item.y + item.height - 0.1) * LINE / size[1],
-                    (item.width - 0.2) * COLUMN / size[0],
-                    (item.height - 0.2) * LINE / size[1],
-                )
-                _panel(figure, box, item)
-        top += height
+            _panel(figure, box, item)
     figure.savefig(out, dpi=90)
 
 
@@ -124,6 +121,8 @@ def shown(value: float, unit: str) -> str:
         return f"{value / 2**20:.0f} MiB"
     if unit == "s" and abs(value) < 1 and value != 0:
         return f"{value * 1000:.3g} ms"
+    if unit == "currencyUSD":
+        return f"${value:.3g}"
     names = {"s": " s", "reqps": " req/s", "reqpm": " req/min", "ops": "/s", "opm": "/min", "iops": "/s"}
     return f"{value:.4g}{names.get(unit, '')}"
 
@@ -190,7 +189,7 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> No
             axes.bar(x, y, width=max(1.0, (x[-1] - x[0]) / len(x)), color=colour, alpha=0.8, label=name)
         else:
             axes.plot(x, y, color=colour, linewidth=1.4, label=name, marker="." if len(x) < 5 else "")
-    axes.set_ylim(bottom=0, top=defaults.get("max"))
+    axes.set_ylim(bottom=0, top=defaults.get("max", axes.get_ylim()[1] * 1.08))
     highest = axes.get_ylim()[1]
     for step in defaults["thresholds"]["steps"]:
         if step["value"] is not None and step["value"] <= highest:

@@ -20,6 +20,13 @@ class Window:
     step: float
     scrape: float
 
+    def at_least(self, interval: str | None) -> "Window":
+        """This range with steps of at least ``interval`` ("1m", "15s"), and then room for three of them."""
+        seconds = 0 if interval is None else int(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
+        if seconds <= self.step:
+            return self
+        return Window(min(self.start, self.end - 3 * seconds), self.end, seconds, self.scrape)
+
     def macros(self) -> dict[str, str]:
         """Grafana's macros for this range."""
         whole = max(1, math.ceil(self.end - self.start))
@@ -80,6 +87,19 @@ class Prometheus:
         """The answer at each step of ``window``."""
         data = self.get("query_range", query=expression, start=window.start, end=window.end, step=window.step)
         return _series(data)
+
+    def panel(
+        self, panel: Mapping[str, Any], window: Window, choices: Mapping[str, str]
+    ) -> list[list[Series]]:
+        """What each query of a Grafana panel brings back with ``choices`` for the dashboard's variables."""
+        window = window.at_least(panel.get("interval"))
+        values = {**choices, **window.macros()}
+        return [
+            self.instant(fill(target["expr"], values), window.end)
+            if target.get("instant")
+            else self.over(fill(target["expr"], values), window)
+            for target in panel["targets"]
+        ]
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -10,28 +10,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dashboards.draw import Drawn, contact_sheet
 from dashboards.output import boards
-from dashboards.query import Prometheus, Series, Window, fill, has_data
-from dashboards.stand import StandError, load, local_config, prometheus, service
+from dashboards.query import Prometheus, Window, has_data
+from dashboards.stand import StandError, free_port, load, local_config, prometheus, service
 
 SCRAPE: Final = 1
 """Seconds between scrapes on the stand; a short load needs a short interval."""
 
+COLD_START: Final = 10
+"""Seconds before readiness that are shown."""
+
 CHOICES: Final = {"namespace": ".+", "service": ".+", "revision": ".+", "price": "1.00"}
-
-
-def answers(client: Prometheus, panel: dict[str, Any], window: Window) -> list[list[Series]]:
-    """What each query of ``panel`` brings back, over ``window`` or, for instant queries, at its end."""
-    values = {**CHOICES, **window.macros()}
-    found = []
-    for target in panel["targets"]:
-        expression = fill(target["expr"], values)
-        instant = target.get("instant", False)
-        found.append(client.instant(expression, window.end) if instant else client.over(expression, window))
-    return found
 
 
 def collect(client: Prometheus, window: Window) -> dict[str, list[Drawn]]:
@@ -40,7 +32,7 @@ def collect(client: Prometheus, window: Window) -> dict[str, list[Drawn]]:
     for board in boards().values():
         drawn: list[Drawn] = []
         for panel in board["panels"]:
-            found = [] if panel["type"] == "row" else answers(client, panel, window)
+            found = [] if panel["type"] == "row" else client.panel(panel, window, CHOICES)
             if panel["type"] == "row" or any(has_data(answer) for answer in found):
                 drawn.append(Drawn(panel, found))
         sheet[board["title"]] = drawn
@@ -56,11 +48,12 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as url:
-            config = local_config(url.removeprefix("http://"), SCRAPE)
-            with prometheus(config, Path(folder)) as api:
-                time.sleep(3 * SCRAPE)
-                started = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            port = free_port()
+            config = local_config(f"127.0.0.1:{port}", SCRAPE)
+            # Prometheus first: the cold start belongs into the picture.
+            with prometheus(config, Path(folder)) as api, service(Path(folder), port) as url:
+                started = time.time() - COLD_START
                 print(f"asking for images for {chosen.seconds:.0f} s …", file=sys.stderr)
                 asyncio.run(load(url, chosen.seconds))
                 time.sleep(2 * SCRAPE)

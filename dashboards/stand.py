@@ -45,9 +45,12 @@ def find_prometheus() -> str:
 
 
 @contextmanager
-def service(folder: Path, **settings: str | float) -> Iterator[str]:
-    """The service with the shipped model and ``settings``, ready; yields its base URL, then stops it."""
-    port = free_port()
+def service(folder: Path, port: int = 0, **settings: str | float) -> Iterator[str]:
+    """The service with the shipped model and ``settings``, ready; yields its base URL, then stops it.
+
+    It listens on ``port`` of 127.0.0.1, or on a free one.
+    """
+    port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
     environment |= {f"SD_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]

@@ -1,0 +1,1 @@
+"""Benches that anyone can rerun: ratios within one run, printed as one JSON object on the last line of each."""

@@ -1,0 +1,71 @@
+"""A service process for benches: started, ready, its memory read, stopped."""
+
+import os
+import subprocess  # starts the service
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dashboards.stand import free_port
+
+READY_WITHIN = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A ready service."""
+
+    url: str
+    pid: int
+
+    def resident_bytes(self) -> int:
+        """What of it is in memory now (RSS)."""
+        return _status(self.pid, "VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most that ever was."""
+        return _status(self.pid, "VmHWM")
+
+
+def _status(pid: int, field: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {field} in /proc/{pid}/status")
+
+
+@contextmanager
+def running(**settings: str | float) -> Iterator[Running]:
+    """``python -m service serve`` on a free port, ready for requests."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
+    environment |= {f"SD_{name.upper()}": str(value) for name, value in settings.items()}
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, stderr=log)
+        try:
+            limit = time.monotonic() + READY_WITHIN
+            while True:
+                if process.poll() is not None or time.monotonic() > limit:
+                    log.seek(0)
+                    raise RuntimeError(f"The service did not get ready: {log.read()[-2000:].decode()}")
+                try:
+                    if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.05)
+            yield Running(f"http://127.0.0.1:{port}", process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -74,7 +74,7 @@ def contact_sheet(sheet: dict[str, list[Drawn]], out: Path, *, phone: bool = Fal
     size = ((columns + 1) * across * COLUMN, max(bottoms) * LINE)
     figure = Figure(figsize=size, facecolor="#f4f5f5")
     for left, top, title, placed in strips:
-        figure.text(left * COLUMN / size[0], 1 - (top + 1.5) * LINE / size[1], title, size=17, weight="bold")
+        figure.text(left * COLUMN / size[0], 1 - (top + 1.5) * LINE / size[1], title, size=15, weight="bold")
         for item in placed:
             box = (
                 (left + item.x + 0.1) * COLUMN / size[0],
@@ -118,7 +118,7 @@ def shown(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value:.1%}"
     if unit == "bytes":
-        return f"{value / 2**20:.0f} MiB"
+        return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
     if unit == "s" and abs(value) < 1 and value != 0:
         return f"{value * 1000:.3g} ms"
     if unit == "currencyUSD":
@@ -129,26 +129,14 @@ def shown(value: float, unit: str) -> str:
 
 def _number(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
     axes.axis("off")
-    defaults = panel["fieldConfig"]["defaults"]
     if panel["options"]["textMode"] == "name":
         template = panel["targets"][0]["legendFormat"]
         text, colour = "\n".join(series.legend(template) for series in answers[0]), COLOURS["green"]
     else:
         value = answers[0][0].last
-        text, colour = (
-            shown(round(value, int(defaults.get("decimals", 4))), defaults["unit"]),
-            _colour(panel, value),
-        )
-    axes.text(
-        0.5,
-        0.5,
-        text,
-        size=17 if len(text) < 14 else 11,
-        color=colour,
-        ha="center",
-        va="center",
-        weight="bold",
-    )
+        text, colour = shown(value, panel["fieldConfig"]["defaults"]["unit"]), _colour(panel, value)
+    size = 17 if len(text) < 14 else 11
+    axes.text(0.5, 0.5, text, size=size, color=colour, ha="center", va="center", weight="bold")
 
 
 def _named(panel: dict[str, Any], answers: list[list[Series]]) -> list[tuple[str, Series]]:
@@ -203,7 +191,7 @@ def _legend(axes: Axes, entries: int) -> None:
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(-0.12, -0.1),
-        ncols=min(entries, 7),
+        ncols=min(entries, 5),
         fontsize=6,
         frameon=False,
         handlelength=0.8,

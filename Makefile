@@ -8,7 +8,7 @@ PORT   ?= 7860
 # CPU build of PyTorch (200 MB in place of several GB).
 PIP_OPTIONS ?=
 
-.PHONY: help setup run test lint format lock bench dashboards clean
+.PHONY: help setup run test lint format lock readme bench dashboards clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ format: $(VENV)/.dev  ## Let ruff format the code
 
 lock: $(VENV)/.dev  ## Resolve the lock files anew
 	bash tools/lock.sh
+
+readme: $(VENV)/.base  ## Write the table of settings into README.md
+	$(PY) tools/readme.py
 
 bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and a table
 	$(PY) -m bench

@@ -112,6 +112,9 @@ def test_sdxl_zeroes_an_empty_negative_prompt_and_nothing_else(pipelines: Any) -
     assert step.uncond[1].any()
     assert step.uncond[2].any()
     assert step.cond.any()
+    longer = Conditioner.of_pipeline(pipelines.sdxl).encode(["a BREAK b"], [""], steps=4).step(0)
+    assert longer.uncond.shape == longer.cond.shape
+    assert not longer.uncond.any()
     sd1 = Conditioner.of_pipeline(pipelines.sd1).encode([""], [""], steps=4).step(0)
     assert torch.equal(sd1.cond, sd1.uncond)
 

@@ -11,14 +11,16 @@ from typing import Annotated
 import typer
 
 from . import autoencoder as autoencoders
-from . import data, evaluate, export, parallel, text, workshop
+from . import data, evaluate, parallel, text, workshop
 from .workshop import Workshop, console
 
 FOLDER = Path(__file__).resolve().parent.parent
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 Cache = Annotated[Path, typer.Option(help="Folder for downloads, latents and checkpoints (about 2 GB).")]
-Minutes = Annotated[float, typer.Option(help="Minutes this stage may have trained in all, earlier runs included.")]
+Minutes = Annotated[
+    float, typer.Option(help="Minutes this stage may have trained in all, earlier runs included.")
+]
 Output = Annotated[Path, typer.Option(help="The model's folder.")]
 
 
@@ -56,7 +58,9 @@ def train_unet(
 ) -> None:
     """Trains the UNet; writes the model's folder whenever it saves a checkpoint."""
     data.load_pictures(cache, Workshop(cache).subjects)
-    work = functools.partial(workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries)
+    work = functools.partial(
+        workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries
+    )
     parallel.run(work, workers)
 
 

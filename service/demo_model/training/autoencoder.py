@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderTiny
 
 from .clock import Average, Schedule, Ticker, set_rate
@@ -150,7 +150,9 @@ def train(
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
             set_rate(optimiser, schedule.rate(ticker.step, spent))
         side = 128 if spent < 0.6 else 192
-        target = crops(pictures, rng, 12 if side == 128 else 6, side, rng.choice((256, 384, 512, 512, 512, 640)))
+        target = crops(
+            pictures, rng, 12 if side == 128 else 6, side, rng.choice((256, 384, 512, 512, 512, 640))
+        )
         target = target.contiguous(memory_format=torch.channels_last)
         latents = model.encode(target).latents
         noise = torch.randn_like(latents) * (torch.rand(len(latents), 1, 1, 1) * 0.2)

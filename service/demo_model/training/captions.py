@@ -7,19 +7,29 @@ from collections.abc import Sequence
 
 from .data import COLOURS, Subject
 
-_OPENINGS = ("", "", "", "a ", "a ", "the ", "one ", "a picture of a ", "a photo of a ", "an image of a ", "an emoji of a ",
-             "an icon of a ", "a drawing of a ", "a 3d render of a ", "draw a ", "i want a ", "my ")  # fmt: skip
-_ADJECTIVES = ("", "", "", "", "", "pretty ", "cute ", "beautiful ", "nice ", "small ", "big ", "lovely ", "funny ", "shiny ",
-               "realistic ", "single ", "great ", "happy little ", "simple ", "tiny ", "good ")  # fmt: skip
-_ENDINGS = ("", "", "", "", "", "", ", high quality", ", masterpiece, best quality", ", detailed", ", 3d render", ", emoji",
-            ", icon", ", digital art", ", 4k", ", trending on artstation", ", soft light", " please", " emoji", ", cute",
-            ", highly detailed, sharp focus", " in the style of an icon", ", studio lighting", "!", ".")  # fmt: skip
-_GROUNDS = ("on a {} background", "on a {} background", "on {} background", "with a {} background", ", {} background",
-            "{} background", "in front of a {} background", "against a {} background", "on {}")  # fmt: skip
-_FILLER = ("very quick over lazy with and some more words that mean little for this picture but people type them anyway like "
-           "wonderful amazing award winning cinematic lighting volumetric octane unreal engine hyper detailed intricate "
-           "elegant smooth vivid bokeh professional photography canon lens ultra hd 8k by greg style painting oil "
-           "watercolor concept art fantasy illustration composition golden hour dramatic atmosphere").split()  # fmt: skip
+_OPENINGS = (
+    "", "", "", "a ", "a ", "the ", "one ", "a picture of a ", "a photo of a ", "an image of a ", "an emoji of a ",
+    "an icon of a ", "a drawing of a ", "a 3d render of a ", "draw a ", "i want a ", "my ",
+)  # fmt: skip
+_ADJECTIVES = (
+    "", "", "", "", "", "pretty ", "cute ", "beautiful ", "nice ", "small ", "big ", "lovely ", "funny ", "shiny ",
+    "realistic ", "single ", "great ", "happy little ", "simple ", "tiny ", "good ",
+)  # fmt: skip
+_ENDINGS = (
+    "", "", "", "", "", "", ", high quality", ", masterpiece, best quality", ", detailed", ", 3d render", ", emoji",
+    ", icon", ", digital art", ", 4k", ", trending on artstation", ", soft light", " please", " emoji", ", cute",
+    ", highly detailed, sharp focus", " in the style of an icon", ", studio lighting", "!", ".",
+)  # fmt: skip
+_GROUNDS = (
+    "on a {} background", "on a {} background", "on {} background", "with a {} background", ", {} background",
+    "{} background", "in front of a {} background", "against a {} background", "on {}",
+)  # fmt: skip
+_FILLER = """
+    very quick over lazy with and some more words that mean little for this picture but people type them anyway like
+    wonderful amazing award winning cinematic lighting volumetric octane unreal engine hyper detailed intricate elegant
+    smooth vivid bokeh professional photography canon lens ultra hd 8k by greg style painting oil watercolor concept art
+    fantasy illustration composition golden hour dramatic atmosphere
+""".split()  # noqa: SIM905 (a list of a hundred quoted words reads worse)
 _TOO_COMMON = 10
 
 

@@ -77,7 +77,9 @@ class Ticker:
                 self.step += 1
                 bar.update(task, completed=self.spent_minutes, note=self._note)
                 if self.step % 50 == 0 and not bar.console.is_terminal:
-                    bar.console.print(f"{self.title} step {self.step} min {self.spent_minutes:.1f} {self._note}")
+                    bar.console.print(
+                        f"{self.title} step {self.step} min {self.spent_minutes:.1f} {self._note}"
+                    )
 
 
 class Average:

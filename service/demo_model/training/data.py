@@ -7,6 +7,7 @@ Nothing of either is committed: only what a model learnt from them.
 import json
 import random
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+
+from .selection import OFTEN, RARELY
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 WORDS = ("emojibase-data", "17.0.0")
@@ -41,75 +44,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Background colours that captions name, as sRGB."""
 
-# What two cores can learn in an afternoon is a few hundred subjects, so these were chosen: nearly all animals, plants,
-# food, vehicles and weather, and the best known objects, faces and places. Left out are near-identical copies.
-_WHOLE = {"nature", "food"}
-_WHOLE_SUBGROUPS = ("transport", "sky")
-_LEFT_OUT = frozenset(
-    """guide dog|service dog|two-hump camel|rat|goose|black bird|front-facing baby chick|ox|water buffalo|boar|ewe|pig nose
-    |paw prints|wing|microbe|empty nest|sheaf of rice|fly|worm|cricket|cockroach|leopard|orangutan|badger|beaver|herb
-    |leafy green|stuffed flatbread|falafel|tamale|oden|mate|beverage box|sake|tumbler glass|clinking beer mugs|custard
-    |takeout box|fondue|butter|canned food|bento box|rice cracker|fish cake with swirl|moon cake|ginger root|pea pod
-    |amphora|jar|flatbread|olive|beans|chestnut|shallow pan of food|roasted sweet potato|pouring liquid|curry rice
-    |bullet train|high-speed train|train|metro|light rail|station|tram|mountain railway|oncoming bus|trolleybus|minibus
-    |oncoming police car|oncoming taxi|oncoming automobile|articulated lorry|bus stop|wheel|seat|airplane departure
-    |airplane arrival|suspension railway|mountain cableway|aerial tramway|railway car|railway track|motorway|oil drum
-    |new moon|first quarter moon|last quarter moon|waxing crescent moon|waxing gibbous moon|waning gibbous moon
-    |waning crescent moon|first quarter moon face|last quarter moon face|new moon face|full moon face|glowing star
-    |milky way|cyclone|closed umbrella|umbrella|umbrella on ground|comet|thermometer|small airplane|passenger ship|ferry
-    |motor boat|motorcycle|racing car|manual wheelchair|motorized wheelchair|horizontal traffic light|dashing away
-    |snowman|sun|cloud|cloud with lightning and rain|sun behind small cloud|sun behind large cloud|wind face|fog
-    |cloud with snow|snowflake without""".replace("\n", "").replace("    ", "").split("|")
-) - {"umbrella", "snowman", "sun", "cloud", "motorcycle", "racing car"}
-_CHOSEN = frozenset(
-    """grinning face|face with tears of joy|winking face|smiling face with halo|smiling face with hearts|star-struck
-    |smiling face with heart-eyes|face blowing a kiss|face with tongue|zany face|money-mouth face|thinking face
-    |zipper-mouth face|face with rolling eyes|sleeping face|face with medical mask|nauseated face|hot face|cold face
-    |exploding head|cowboy hat face|partying face|smiling face with sunglasses|nerd face|face with monocle|pleading face
-    |loudly crying face|face screaming in fear|angry face|enraged face|smiling face with horns|skull|pile of poo
-    |clown face|ghost|alien|alien monster|robot|grinning cat|see-no-evil monkey|red heart|broken heart|blue heart
-    |green heart|heart on fire|eyes|ear|brain|tooth|bone|foot|baby|santa claus|mermaid
-    |volcano|mount fuji|house|castle|tent|ferris wheel|statue of liberty|fountain|hourglass done|watch|alarm clock
-    |rock|wood|brick|church|school|hospital|factory|japanese castle
-    |jack-o-lantern|christmas tree|fireworks|sparkles|balloon|party popper|wrapped gift|trophy|soccer ball|baseball
-    |basketball|american football|tennis|bowling|boxing glove|bullseye|yo-yo|kite|crystal ball|magic wand|video game
-    |game die|puzzle piece|teddy bear|piñata|artist palette|yarn|pool 8 ball|ribbon|ticket|sled
-    |glasses|necktie|t-shirt|jeans|scarf|gloves|coat|socks|dress|kimono|bikini|handbag|backpack|running shoe|hiking boot
-    |high-heeled shoe|crown|top hat|graduation cap|lipstick|ring|gem stone|megaphone|bell|musical note|microphone
-    |headphone|radio|saxophone|trumpet|guitar|violin|drum|mobile phone|telephone|battery|electric plug|laptop|keyboard
-    |floppy disk|movie camera|television|camera|magnifying glass tilted left|light bulb|candle|flashlight|books|open book
-    |newspaper|scroll|money bag|coin|envelope|package|pencil|paintbrush|crayon|briefcase|calendar|clipboard|pushpin
-    |paperclip|scissors|locked|key|hammer|axe|bomb|sword|dagger|shield|wrench|screwdriver|gear|magnet|ladder
-    |test tube|microscope|telescope|syringe|pill|adhesive bandage|door|bed|chair|toilet|bathtub|broom|bucket|soap|sponge
-    |toothbrush|fire extinguisher|shopping cart|cigarette|coffin|moai|fountain pen|film frames|old key|joystick|printer
-    """.replace("\n", "").replace("    ", "").split("|")
-)
-
-
-# These come up a third as often in training: what is left of the time goes to the others.
-_RARELY = frozenset(
-    """zipper-mouth face|face with medical mask|nauseated face|face with monocle|pleading face
-    |face screaming in fear|enraged face|smiling face with halo|face with rolling eyes|zany face
-    |money-mouth face|grinning cat|see-no-evil monkey|alien monster|heart on fire|green heart|eyes
-    |ear|foot|monkey|moose|donkey|bison|ram|goat|llama|mammoth|rhinoceros|hippopotamus|chipmunk|skunk|otter
-    |poodle|turkey|hatching chick|bird|dodo|feather|lizard|dragon|sauropod
-    |spouting whale|seal|spiral shell|coral|squid|shrimp|bug|beetle|spider web|mosquito|bouquet
-    |white flower|lotus|rosette|wilted flower|hibiscus|blossom|hyacinth|seedling|deciduous tree|shamrock
-    |maple leaf|fallen leaf|leaf fluttering in wind|nest with eggs|melon|tangerine|mango
-    |potato|hot pepper|garlic|peanuts|bagel|pancakes|waffle|meat on bone|cut of meat|bacon
-    |burrito|cooking|pot of food|bowl with spoon|green salad|salt|rice ball|cooked rice|steaming bowl
-    |fried shrimp|dango|dumpling|fortune cookie|soft ice cream|shaved ice|shortcake|pie
-    |baby bottle|teacup without handle|bottle with popping cork|tropical drink|clinking glasses|cup with straw
-    |ice|chopsticks|fork and knife with plate|spoon|kitchen knife|brick|rock|wood|hospital|school
-    |factory|japanese castle|fountain|locomotive|monorail|tram car|sport utility vehicle
-    |pickup truck|delivery truck|racing car|motor scooter|auto rickshaw|kick scooter|roller skate|fuel pump
-    |police car light|construction|canoe|speedboat|parachute|satellite|shooting star
-    |sun behind rain cloud|cloud with rain|umbrella|snowman without snow|droplet|ribbon|ticket|baseball|yo-yo
-    |joystick|piñata|jeans|gloves|coat|kimono|bikini|hiking boot|violin
-    |electric plug|printer|keyboard|film frames|movie camera|flashlight|newspaper|coin|fountain pen|crayon
-    |paintbrush|calendar|clipboard|pushpin|paperclip|old key|dagger|screwdriver|ladder|test tube|syringe
-    |adhesive bandage|soap|sponge|cigarette|coffin|moai|bathtub|sled""".replace("\n", "").replace("    ", "").split("|")
-)
 _GROUPS = {0: "face", 3: "nature", 4: "food", 5: "travel", 6: "activity", 7: "object"}
 
 
@@ -128,7 +62,7 @@ class Subject:
     @property
     def weight(self) -> float:
         """How often it is drawn in training, relative to the others."""
-        return 0.35 if self.name in _RARELY else 1.2
+        return 0.35 if self.name in RARELY else 1.2
 
 
 def fetch(cache: Path) -> None:
@@ -139,8 +73,11 @@ def fetch(cache: Path) -> None:
         if (target / "package.json").exists():
             continue
         spec = f"{name}@{version}"
-        out = subprocess.run(
-            ["npm", "pack", "--silent", spec], cwd=cache, check=True, capture_output=True, text=True
+        npm = shutil.which("npm")
+        if npm is None:
+            raise RuntimeError("npm was not found: install Node.js, which fetches the training pictures.")
+        out = subprocess.run(  # noqa: S603 (names and versions are the constants above)
+            [npm, "pack", "--silent", spec], cwd=cache, check=True, capture_output=True, text=True
         )
         with tarfile.open(cache / out.stdout.strip().splitlines()[-1]) as archive:
             archive.extractall(target.parent, filter="data")
@@ -151,7 +88,9 @@ def _folder(cache: Path, name: str) -> Path:
 
 
 def _clean(text: str) -> str:
-    text = re.sub(r"\s*[|:(].*$", "", text.replace("’", "'").replace("“", "").replace("”", "").replace("⊛ ", ""))
+    text = re.sub(
+        r"\s*[|:(].*$", "", text.replace("’", "'").replace("“", "").replace("”", "").replace("⊛ ", "")
+    )
     return text.strip().lower()
 
 
@@ -167,10 +106,7 @@ def load_subjects(cache: Path) -> list[Subject]:
         group = _GROUPS.get(entry.get("group", -1), "people")
         subgroup = meta["subgroups"].get(str(entry.get("subgroup")), "")
         file = files.get(code) or files.get(code.replace("-fe0f", "")) or files.get(code + "-fe0f")
-        whole = group in _WHOLE or subgroup.startswith(_WHOLE_SUBGROUPS)
-        if file is None or name in found or not (name in _CHOSEN or (whole and name not in _LEFT_OUT)):
-            continue
-        if subgroup == "transport-sign":
+        if file is None or name in found or name not in OFTEN | RARELY:
             continue
         tags = tuple(dict.fromkeys(tag for tag in map(_clean, entry.get("tags", ())) if tag and tag != name))
         found[name] = Subject(code, str(entry["emoji"]), name, tags, group, subgroup, file)
@@ -183,11 +119,11 @@ def load_pictures(cache: Path, subjects: Sequence[Subject]) -> torch.Tensor:
     if not stored.exists():
         pictures = np.zeros((len(subjects), 4, NATIVE, NATIVE), np.uint8)
         for row, subject in enumerate(subjects):
-            with Image.open(_folder(cache, PICTURES[0]) / "assets" / subject.file) as image:
-                image = image.convert("RGBA")
-                if image.size != (NATIVE, NATIVE):
-                    image = image.resize((NATIVE, NATIVE), Image.Resampling.LANCZOS)
-                pixels = np.asarray(image, np.float32)
+            with Image.open(_folder(cache, PICTURES[0]) / "assets" / subject.file) as opened:
+                image = opened.convert("RGBA")
+            if image.size != (NATIVE, NATIVE):
+                image = image.resize((NATIVE, NATIVE), Image.Resampling.LANCZOS)
+            pixels = np.asarray(image, np.float32).copy()
             pixels[..., :3] *= pixels[..., 3:] / 255
             pictures[row] = np.rint(pixels).astype(np.uint8).transpose(2, 0, 1)
         np.save(stored, pictures)

@@ -14,12 +14,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import StableDiffusionPipeline
+import torch.nn.functional as F  # noqa: N812
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from rich.progress import track
 
-from .data import Subject
+from .data import Placement, Subject, composite, soft_background
 from .matching import Matcher, colour_name
+from .selection import OFTEN
 
 STEPS, GUIDANCE = 20, 7.0
 BACKGROUNDS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -34,7 +36,9 @@ SHEET = (
     "a gem stone", "a teddy bear", "a soccer ball", "a robot", "a ghost on a purple background", "an alien",
     "a smiling face with sunglasses", "a castle", "an umbrella on a gray background", "a wrapped gift", "a key",
 )  # fmt: skip
-_SYNONYMS = ("puppy", "kitty", "pretty dog", "bunny", "doggy", "piggy", "ladybug", "burger", "bike", "ship", "present", "phone")
+_SYNONYMS = (
+    "puppy", "kitty", "pretty dog", "bunny", "doggy", "piggy", "ladybug", "burger", "bike", "ship", "present", "phone",
+)  # fmt: skip
 
 
 @dataclass
@@ -50,6 +54,8 @@ class Report:
     synonyms_tried: int
     backgrounds: float
     backgrounds_by_colour: dict[str, float]
+    sizes: dict[str, float]
+    layout_kept: float
     seeds_difference: float
     same_seed_same_bytes: bool
     seconds_a_picture: float
@@ -57,19 +63,9 @@ class Report:
 
 
 def chosen(subjects: Sequence[Subject], count: int) -> list[int]:
-    """Rows of the subjects that are measured: every animal, plant, food, vehicle and weather, then objects and faces."""
-    first, second = [], []
-    for row, subject in enumerate(subjects):
-        core = subject.group in ("nature", "food") or subject.subgroup.startswith(("transport", "sky"))
-        other = subject.group in ("object", "activity", "face")
-        if core:
-            first.append(row)
-        elif other:
-            second.append(row)
-    random.Random(1).shuffle(second)
-    if count < len(first):
-        random.Random(2).shuffle(first)
-    return sorted((first + second)[:count])
+    """Rows of the subjects that are measured: those that training favours, or a fixed sample of them."""
+    rows = [row for row, subject in enumerate(subjects) if subject.name in OFTEN]
+    return rows if count >= len(rows) else sorted(random.Random(1).sample(rows, count))
 
 
 def article(name: str) -> str:
@@ -142,7 +138,9 @@ def evaluate(
         for word in (subject.name, *subject.tags):
             meant.setdefault(word, set()).add(row)
     words = [word for word in _SYNONYMS if word in meant]
-    pool = sorted({tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2})
+    pool = sorted(
+        {tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2}
+    )
     words += rng.sample(pool, max(0, min(synonyms - len(words), len(pool))))
     drawn = painter.paint([article(word) for word in words], list(range(len(words))), title="synonyms")
     agreed = [matcher.match(image).rows[0] in meant[word] for word, image in zip(words, drawn, strict=True)]
@@ -158,6 +156,14 @@ def evaluate(
     for (colour, _), image in zip(asked, drawn, strict=True):
         painted.setdefault(colour, []).append(colour_name(matcher.match(image).background) == colour)
 
+    sizes = {}
+    sample = rng.sample(rows, min(16, len(rows)))
+    for side in (256, 768):
+        drawn = painter.paint([article(subjects[row].name) for row in sample], sample, side, f"{side}x{side}")
+        sizes[f"{side}x{side}"] = _share(
+            [matcher.match(image).rows[0] == row for row, image in zip(sample, drawn, strict=True)]
+        )
+
     one, two = (painter.paint([prompts[0]], [7], title="same seed")[0].tobytes() for _ in range(2))
     return Report(
         subjects=len(rows),
@@ -169,6 +175,8 @@ def evaluate(
         synonyms_tried=len(words),
         backgrounds=_share([value for values in painted.values() for value in values]),
         backgrounds_by_colour={name: _share(values) for name, values in painted.items()},
+        sizes=sizes,
+        layout_kept=_layout(painter, subjects, pictures, sample[:12]),
         seeds_difference=float(np.mean(differences)) if differences else 0.0,
         same_seed_same_bytes=one == two,
         seconds_a_picture=seconds,
@@ -176,11 +184,36 @@ def evaluate(
     )
 
 
+def _layout(
+    painter: Painter, subjects: Sequence[Subject], pictures: torch.Tensor, rows: Sequence[int]
+) -> float:
+    """Mean correlation of 16x16 thumbnails between a picture and what img2img at strength 0.5 makes of it."""
+    again = StableDiffusionImg2ImgPipeline(**painter.pipe.components, requires_safety_checker=False)
+    again.set_progress_bar_config(disable=True)
+    rng, alike = random.Random(4), []
+    for row in rows:
+        start = composite(pictures[row : row + 1], [Placement.draw(rng)], [soft_background(rng)], 512)
+        made = again(
+            article(subjects[row].name),
+            image=start.add(1).div(2),
+            strength=0.5,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=torch.Generator().manual_seed(row),
+            output_type="pt",
+        ).images
+        small = [F.adaptive_avg_pool2d(one, 16).flatten() for one in (start.add(1).div(2), made)]
+        alike.append(float(torch.corrcoef(torch.stack(small))[0, 1]))
+    return round(float(np.mean(alike)), 4)
+
+
 def _share(values: Sequence[bool]) -> float:
     return round(sum(values) / max(1, len(values)), 4)
 
 
-def sheet(folder: Path, target: Path, prompts: Sequence[str] = SHEET, tile: int = 176, columns: int = 8) -> None:
+def sheet(
+    folder: Path, target: Path, prompts: Sequence[str] = SHEET, tile: int = 176, columns: int = 8
+) -> None:
     """Draws the prompts and writes them as one WebP picture with their captions."""
     drawn = Painter(folder).paint(prompts, list(range(len(prompts))), title="sheet")
     lines = -(-len(prompts) // columns)

@@ -1,4 +1,4 @@
-"""Writing the model's folder: half-precision safetensors and configs that `StableDiffusionPipeline` loads as they are."""
+"""Writing the model's folder: half-precision safetensors and configs that `StableDiffusionPipeline` loads."""
 
 import json
 import os
@@ -14,7 +14,10 @@ from .unet import scheduler
 
 
 def pipeline(
-    autoencoder: AutoencoderTiny, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: CLIPTokenizer
+    autoencoder: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
 ) -> StableDiffusionPipeline:
     """A Stable Diffusion pipeline of the parts, without safety checker."""
     made = StableDiffusionPipeline(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,4 @@ def run(work: Callable[[Peers], None], size: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(_start, args=(size, port, work), nprocs=size, start_method="spawn")
+    start_processes(_start, args=(size, port, work), nprocs=size, start_method="spawn")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import Captioner, draw_colour
@@ -42,7 +42,9 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def looks(pictures: torch.Tensor) -> torch.Tensor:
     """What each subject looks like in 64 numbers of deviation 1: principal components of 16x16 thumbnails."""
-    small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, 16) for part in pictures.split(64)]).flatten(1)
+    small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, 16) for part in pictures.split(64)]).flatten(
+        1
+    )
     small = small - small.mean(dim=0)
     _, _, directions = torch.linalg.svd(small, full_matrices=False)
     projected = small @ directions[:_LOOKS].T
@@ -80,9 +82,7 @@ def train(
         set_rate(optimiser, schedule.rate(ticker.step, spent))
         whole = ticker.step % 8 == 7
         size = batch // 3 if whole else batch
-        rows = [
-            rng.choices(range(count), weights)[0] if rng.random() < 0.96 else count for _ in range(size)
-        ]
+        rows = [rng.choices(range(count), weights)[0] if rng.random() < 0.96 else count for _ in range(size)]
         named = [draw_colour(rng) for _ in range(size)]
         texts = [
             captioner.noise(colour, rng)
@@ -98,9 +98,7 @@ def train(
                 sequence = [*sequence[: length - 1], sequence[-1]]
             pads = length - len(sequence)
             tokens.append(sequence + [tokenizer.pad_token_id] * pads)
-            places.append(
-                [*range(len(sequence)), *sorted(rng.sample(range(len(sequence), LENGTH), pads))]
-            )
+            places.append([*range(len(sequence)), *sorted(rng.sample(range(len(sequence), LENGTH), pads))])
             ends.append(len(sequence) - 1)
         hidden = model(torch.tensor(tokens), position_ids=torch.tensor(places)).last_hidden_state
         batch_rows = torch.arange(size)

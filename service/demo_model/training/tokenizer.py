@@ -4,8 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers import Regex as Pattern
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from .captions import Captioner, draw_colour
@@ -16,7 +15,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train(captioner: Captioner, size: int = 4096, seed: int = 0) -> CLIPTokenizer:
-    """Learns merges from captions and every name and keyword; every byte is in the vocabulary, so nothing is unknown."""
+    """Learns merges from captions, names and keywords; every byte is in the vocabulary, so nothing is unknown."""
     rng = random.Random(seed)
     rows = range(len(captioner.subjects))
     texts = [captioner.caption(row, draw_colour(rng), rng) for row in rows for _ in range(8)]
@@ -24,11 +23,11 @@ def train(captioner: Captioner, size: int = 4096, seed: int = 0) -> CLIPTokenize
         texts += [subject.name, *subject.tags, subject.emoji] * 4
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Pattern(r"\s+"), " "), normalizers.Lowercase()]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Pattern(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -48,9 +47,13 @@ def train(captioner: Captioner, size: int = 4096, seed: int = 0) -> CLIPTokenize
     model = json.loads(learner.to_str())["model"]
     words = list(dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)]))
     known = set(words)
-    words += [word for word, _ in sorted(model["vocab"].items(), key=lambda item: item[1]) if word not in known]
+    words += [
+        word for word, _ in sorted(model["vocab"].items(), key=lambda item: item[1]) if word not in known
+    ]
     vocabulary = {word: index for index, word in enumerate([*words, START, END])}
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    merges = [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]
+    ]
     special = {
         name: AddedToken(text, normalized=False, special=True)
         for name, text in (("bos_token", START), ("eos_token", END), ("unk_token", END), ("pad_token", END))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -171,7 +171,8 @@ class CaptionPool:
 def _optimisers(
     model: UNet2DConditionModel, peers: Peers
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, value in model.named_parameters():
         hidden = value.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
         (matrices if hidden else others).append(value)
@@ -188,7 +189,7 @@ def train(
     checkpoint: Path,
     minutes: float,
     scaling: float,
-    peers: Peers = Peers(),
+    peers: Peers,
     on_save: Callable[[], None] | None = None,
     seed: int = 0,
     batch: int = 32,

@@ -83,7 +83,9 @@ def train_unet(peers: Peers, cache: Path, minutes: float, output: Path, entries:
     encoder = text.load(tokenizer, cache / "text.pt")
     scaling = shop.scaling()
     bank = shop.bank(peers.rank, 512, entries)
-    pool = unets.CaptionPool(shop.captioner, encoder, tokenizer, random.Random(0), stored=cache / "captions.pt")
+    pool = unets.CaptionPool(
+        shop.captioner, encoder, tokenizer, random.Random(0), stored=cache / "captions.pt"
+    )
     unets.train(
         bank,
         lambda: [shop.bank(peers.rank, 256, 300), shop.bank(peers.rank, 768, 150)],

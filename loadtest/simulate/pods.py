@@ -217,7 +217,8 @@ class Fleet:
         self.nodes = Nodes(env, scenario.cluster, rng)
         self.alive: list[Pod] = []
         self.leaving: list[Pod] = []
-        self.starts = 0
+        self._created = 0
+        self.starts = 0  # pods that got a GPU and began to load
         self.served: list[int] = []  # by pods that are gone
         for _ in range(scenario.pods.initial):
             self._warm()
@@ -247,8 +248,8 @@ class Fleet:
     def resize(self, replicas: int) -> None:
         """Creates or takes away pods."""
         for _ in range(replicas - len(self.alive)):
-            self.starts += 1
-            pod = Pod(self.starts, self._env.now, self._concurrency)
+            self._created += 1
+            pod = Pod(self._created, self._env.now, self._concurrency)
             self.alive.append(pod)
             self._env.process(self._live(pod))
         if replicas < len(self.alive):
@@ -260,8 +261,8 @@ class Fleet:
         self._changed()
 
     def _warm(self) -> None:
-        self.starts += 1
-        pod = Pod(self.starts, self._env.now, self._concurrency)
+        self._created += 1
+        pod = Pod(self._created, self._env.now, self._concurrency)
         self.nodes.acquire(pod)
         pod.state = State.READY
         pod.usable = pod.programmed = True
@@ -272,6 +273,7 @@ class Fleet:
         yield self.nodes.acquire(pod)
         if pod.gone or pod.node is None:
             return
+        self.starts += 1
         pod.state = State.STARTING
         pod.started_at = self._env.now
         delay = self._overhead() + self._start()

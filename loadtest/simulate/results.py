@@ -93,7 +93,7 @@ def collect(simulation: Simulation) -> Results:
         slowest=ordered[-1] if ordered else math.nan,
         percentiles={f"p{p}": percentile(ordered, p) for p in PERCENTILES},
         cold_requests=tally.cold,
-        pod_starts=simulation.fleet.starts - scenario.pods.initial,
+        pod_starts=simulation.fleet.starts,
         peak_pods=max(pods for _, pods, *_ in simulation.series),
         peak_gpus=nodes.peak,
         gpu_hours=hours,

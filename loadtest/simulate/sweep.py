@@ -76,35 +76,43 @@ def write_plot(points: Points, path: Path, *, title: str) -> None:
     if not drawn:
         raise ScenarioError("--plot: no run answered anything, so there is nothing to draw")
     best = frontier(drawn)
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5 + 0.22 * len(best)), layout="constrained")
     axes.scatter(
-        [r.percentile(95) for _, r in drawn],
-        [r.cost_per_1000 for _, r in drawn],
-        color="0.65",
-        s=22,
-        label="settings",
+        [r.percentile(95) for _, r in drawn], [r.cost_per_1000 for _, r in drawn], color="0.65", s=22
     )
     axes.plot(
-        [r.percentile(95) for _, r in best],
-        [r.cost_per_1000 for _, r in best],
-        marker="o",
-        color="tab:blue",
-        label="nothing is better in both",
+        [r.percentile(95) for _, r in best], [r.cost_per_1000 for _, r in best], color="tab:blue", zorder=1
     )
-    for i, (label, r) in enumerate(best):
+    for i, (label, r) in enumerate(best, 1):  # numbers, because the labels would cover each other
+        axes.scatter(
+            r.percentile(95),
+            r.cost_per_1000,
+            color="white",
+            edgecolor="tab:blue",
+            s=170,
+            label=f"{i}  {label}",
+        )
         axes.annotate(
-            label,
+            str(i),
             (r.percentile(95), r.cost_per_1000),
-            textcoords="offset points",
-            xytext=(7, 7 if i % 2 else -13),
+            ha="center",
+            va="center",
             fontsize=8,
+            color="tab:blue",
         )
     axes.set_xlabel("P95 latency, seconds")
     axes.set_ylabel(f"cost per 1,000 images, {drawn[0][1].currency}")
     axes.set_title(title)
     axes.margins(0.12)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(
+        loc="outside lower left",
+        title="nothing is better in both",
+        alignment="left",
+        fontsize=8,
+        markerscale=0.5,
+        frameon=False,
+    )
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as e:

@@ -59,6 +59,7 @@ def test_what_makes_no_form_is_text(prompt: str) -> None:
 
 def test_forms_beside_a_bracket_that_makes_none_still_count() -> None:
     assert texts("[a:b:c] [d:3]") == [(3, "[a:b:c] "), (10, "[a:b:c] d")]
+    assert texts("[(a:b:c):x:3]") == [(10, "[(a:b:c):x:3]")]
     assert texts("(x [a:b:3]") == [(3, "(x a"), (10, "(x b")]
 
 

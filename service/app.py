@@ -7,12 +7,19 @@ from typing import Final
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from service import context as contexts
-from service.api import problems
+from service.api import internal, problems
 from service.api.middleware.access import Access
+from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
+from service.api.middleware.paths import TrailingSlash
+from service.api.middleware.session import SessionCookie
 from service.api.ops.routes import router as ops
+from service.api.sdapi import admin, extras, lists, memory, pnginfo, progress
+from service.api.sdapi import options as sdapi_options
 from service.api.sdapi.generation import router as sdapi_generation
 from service.api.sdapi.img2img import router as sdapi_img2img
 from service.api.stream.routes import router as stream
@@ -21,7 +28,9 @@ from service.backends.protocol import Engine
 from service.context import Context
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
+from service.sessions import Sessions
 from service.settings import Settings
+from service.styles import StyleBook
 from service.tasks import TaskRegistry
 
 VERSION: Final = "0.1.0"
@@ -46,7 +55,15 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
         backend = LocalBackend(
             make_engine or _diffusers_engine(settings), lifecycle, metrics, settings.queue_size
         )
-        context = Context(settings, lifecycle, metrics, TaskRegistry(), backend)
+        context = Context(
+            settings,
+            lifecycle,
+            metrics,
+            TaskRegistry(),
+            backend,
+            Sessions(settings.session_ttl, settings.max_sessions, metrics.sessions.set),
+            StyleBook.read(settings.models_dir),
+        )
         contexts.attach(app, context)
         backend.start()
         yield
@@ -58,10 +75,17 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
         description="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API.",
         lifespan=lifespan,
         root_path=settings.root_path,
+        redirect_slashes=False,
         strict_content_type=False,
         # From the outside in. All are pure ASGI: see middleware.access.
         middleware=[
             Middleware(Access, metrics=metrics, served_by=settings.pod_name),
+            Middleware(TrailingSlash),
+            *_cors(settings),
+            Middleware(BasicAuth, users=settings.api_auth),
+            # Answers with pictures say Content-Encoding: identity and pass as they are.
+            Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+            Middleware(SessionCookie, name=settings.session_cookie, ttl=settings.session_ttl),
             Middleware(BodyGuard, max_bytes=int(settings.max_body_mb * 1e6), timeout=settings.body_timeout),
         ],
     )
@@ -70,7 +94,26 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
     app.include_router(stream)
     app.include_router(sdapi_generation)
     app.include_router(sdapi_img2img)
+    for module in (extras, pnginfo, progress, sdapi_options, lists, memory, admin, internal):
+        app.include_router(module.router)
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Which pages may call from a browser. Before auth: a preflight carries no credentials."""
+    if not settings.cors_allow_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_allow_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            # With "*" any page would act with the credentials that the browser has stored for this server.
+            allow_credentials="*" not in settings.cors_allow_origins,
+            expose_headers=["X-Task-Id", "X-Request-Id", "X-Error-Code", "Retry-After"],
+        )
+    ]
 
 
 def _diffusers_engine(settings: Settings) -> Callable[[], Engine]:

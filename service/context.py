@@ -1,17 +1,23 @@
 """What every route needs, made once by ``create_app`` and found on the application."""
 
 import asyncio
+import os
+import signal
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 
 from service.backends.local import LocalBackend
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.options import Options
+from service.sessions import Sessions
 from service.settings import Settings
+from service.styles import StyleBook
 from service.tasks import TaskRegistry
 
 
@@ -24,6 +30,14 @@ class Context:
     metrics: Metrics
     tasks: TaskRegistry
     backend: LocalBackend
+    sessions: Sessions
+    styles: StyleBook
+    options: dict[str, Any] = field(default_factory=dict)
+    """What clients without a session have set: it holds for all requests, below what a session sets itself."""
+
+    stop_server: Callable[[], None] = field(default=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    """Ends this process as a platform would: what runs and waits is finished first."""
+
     encoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="encoder")
     )
@@ -31,6 +45,17 @@ class Context:
     """Exchanges for images that have not been answered to their last byte."""
 
     aborting: bool = False
+
+    def options_of(self, session: str | None, *overrides: Mapping[str, Any]) -> Options:
+        """The options that hold for a request of ``session``: process-wide < session < ``overrides``."""
+        return Options(self.options, self.sessions.options(session), *overrides)
+
+    def set_options(self, session: str | None, changes: Mapping[str, Any]) -> None:
+        """Set (checked) options for ``session``; for all of the process where there is no session."""
+        if session is None:
+            self.options.update(changes)
+        else:
+            self.sessions.update(session, changes)
 
     async def drain(self, grace: float) -> None:
         """Stop taking work and let what runs and waits finish and be sent; after ``grace`` seconds cancel it."""

@@ -41,6 +41,29 @@ _NUMBERS: Final = {
 }
 """Numbers that reach the engine, with their ranges."""
 
+_CHOICES: Final = {
+    "samples_format": ("png", "jpg", "jpeg", "webp"),
+    "grid_format": ("png", "jpg", "jpeg", "webp"),
+    "live_previews_image_format": ("png", "jpeg", "webp"),
+    "emphasis": ("Original", "No norm", "Ignore", "None"),
+}
+"""Texts that one of a few must be, in any case."""
+
+_TEXTS: Final = ("sd_model_checkpoint", "sd_vae", "upscaler_for_img2img", "img2img_background_color")
+_YES: Final = {
+    "true": True,
+    "on": True,
+    "yes": True,
+    "1": True,
+    "false": False,
+    "off": False,
+    "no": False,
+    "0": False,
+}
+
+LARGEST: Final = 65_536
+"""Characters that what a client sets at once may have as JSON: it is kept."""
+
 
 class Options(Mapping[str, Any]):
     """A read-only view of all options: ``layers`` over the defaults, the last one on top."""
@@ -81,14 +104,43 @@ class Options(Mapping[str, Any]):
         return "" if value is None else str(value)
 
     def flag(self, name: str) -> bool:
-        """A boolean among the options."""
-        return bool(self[name])
+        """A boolean among the options; clients send "true" and 1 as well."""
+        value = self[name]
+        known = value if isinstance(value, bool) else _YES.get(str(value).removesuffix(".0").strip().lower())
+        if known is None:
+            raise BadRequest(f"Option {name} is {str(value)[:40]!r}, but must be true or false.")
+        return known
+
+    def choice(self, name: str) -> str:
+        """A text that must be one of a few, as those are spelt."""
+        value = self.text(name)
+        for choice in _CHOICES[name]:
+            if choice.lower() == value.strip().lower():
+                return choice
+        raise BadRequest(f"Option {name} is {value[:40]!r}, but must be one of: {', '.join(_CHOICES[name])}.")
 
 
 def checked(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``changes`` without the protected and the unknown options. Raises :class:`BadRequest` for bad numbers."""
-    kept = {name: value for name, value in changes.items() if name in DEFAULTS and name not in PROTECTED}
+    """``changes`` without nulls and without the protected and the unknown options.
+
+    Raises :class:`BadRequest` for values that the engine or the encoder could not use, and for too many of them.
+    Options without a use here are kept as they are.
+    """
+    kept = {
+        name: value
+        for name, value in changes.items()
+        if name in DEFAULTS and name not in PROTECTED and value is not None
+    }
     view = Options(kept)
-    for name in _NUMBERS.keys() & kept.keys():
-        view.number(name)
+    for name in kept:
+        if name in _NUMBERS:
+            view.number(name)
+        elif name in _CHOICES:
+            kept[name] = view.choice(name)
+        elif name in _TEXTS and not isinstance(kept[name], str):
+            raise BadRequest(f"Option {name} is {str(kept[name])[:40]!r}, but must be a text.")
+        elif isinstance(DEFAULTS[name], bool):
+            kept[name] = view.flag(name)
+    if len(json.dumps(kept)) > LARGEST:
+        raise BadRequest(f"These options have more than {LARGEST} characters: set fewer, or shorter ones.")
     return kept

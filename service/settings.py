@@ -134,7 +134,7 @@ class Settings(BaseSettings):
         description="Unknown sampler or scheduler: 400 with the valid names. Off: A1111's silent default.",
     )
     output_dir: Path | None = Field(
-        None, description="Where `save_images` writes; unset: `save_images` is refused."
+        None, description="Where `save_images` writes; unset: nothing is written to disk."
     )
     allow_url_images: bool = Field(
         False, description="Fetch images whose URL a client sends (never from local addresses)."

@@ -50,7 +50,8 @@ class Task:
 
     id: str
     kind: str
-    request: GenerationRequest
+    request: GenerationRequest | None = None
+    """What is to be made; None for other work on the device (upscaling, loading a checkpoint)."""
     token: CancelToken = field(default_factory=CancelToken)
     session: str | None = None
     arrived: float = field(default_factory=time.monotonic)
@@ -60,6 +61,8 @@ class Task:
     position: int = 0
     progress: Progress | None = None
     preview_id: int = 0
+    shown: tuple[int, str, str] | None = None
+    """The last preview that was encoded for somebody who watches: its preview_id, media type and base64."""
     cold_start: bool = False
     """True for the first image that this process made."""
     timings: Timings = field(default_factory=Timings)
@@ -99,6 +102,8 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._ended: OrderedDict[str, Task] = OrderedDict()
+        self.last_steps = 0
+        """Sampler steps of the last task: A1111 goes on telling them when nothing runs."""
 
     def __iter__(self) -> Iterator[Task]:
         return iter(tuple(self._tasks.values()))
@@ -106,9 +111,9 @@ class TaskRegistry:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def open(self, kind: str, request: GenerationRequest, session: str | None = None) -> Task:
+    def open(self, kind: str, request: GenerationRequest | None, session: str | None = None) -> Task:
         """A new task for ``request``; its id is the request's own, or a fresh one."""
-        task_id = request.task_id or f"task({kind}-{uuid.uuid4().hex[:15]})"
+        task_id = (request and request.task_id) or f"task({kind}-{uuid.uuid4().hex[:15]})"
         if task_id in self._tasks:
             raise BadRequest(
                 f"A task with id {task_id!r} is already under way: choose another force_task_id."
@@ -122,16 +127,23 @@ class TaskRegistry:
         """The task has ended, one way or another."""
         task.phase = Phase.DONE
         self._tasks.pop(task.id, None)
+        if task.progress is not None:
+            self.last_steps = task.progress.steps
         # What an ended task made is not kept: only that it ended.
         task._listeners.clear()
-        task.progress = None
+        task.progress = task.shown = None
         self._ended[task.id] = task
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
     def running(self) -> Task | None:
-        """The task on the device, if any."""
-        return next((task for task in self._tasks.values() if task.phase is Phase.RUNNING), None)
+        """The task on the device, if any: the last that was started, as one before it may still be on its way out."""
+        running = [task for task in self._tasks.values() if task.phase is Phase.RUNNING]
+        return max(running, key=lambda task: task.started or 0.0, default=None)
+
+    def queued(self) -> list[Task]:
+        """Those that wait for the device, in order."""
+        return [task for task in self._tasks.values() if task.phase is Phase.QUEUED]
 
     def find(self, task_id: str) -> Task | None:
         """The task of that id: under way, or ended not long ago."""

@@ -51,15 +51,15 @@ def outcome_of(error: BaseException | None) -> str:
 
 @asynccontextmanager
 async def exchange(
-    context: Context, request: Request, kind: str, generation: GenerationRequest, session: str | None = None
+    context: Context, request: Request, kind: str, generation: GenerationRequest | None = None
 ) -> AsyncIterator[Task]:
-    """A task for ``generation``, whose token is cancelled when the client goes away or the deadline passes.
+    """A task for ``generation`` (None: other work), cancelled when the client goes away or the deadline passes.
 
     The deadline counts from the arrival of the request (see ``middleware.access``). The body must have been read.
     """
     arrived = request.scope.get("sd.arrived", time.monotonic())
     context.lifecycle.raise_unless_accepting()
-    task = context.tasks.open(kind, generation, session)
+    task = context.tasks.open(kind, generation, request.scope.get("sd.session"))
     task.arrived = arrived
     context.requests_under_way += 1
     left = arrived + context.settings.request_timeout - time.monotonic()
@@ -97,22 +97,20 @@ def _account(context: Context, request: Request, task: Task, error: BaseExceptio
         metrics.cancellations.labels(task.token.cause).inc()
     if isinstance(error, ServiceError):
         metrics.errors.labels(error.code).inc()
-    asked = task.request
-    fields: dict[str, object] = {
-        "task": task.id,
-        "kind": task.kind,
-        "outcome": task.outcome,
-        "size": f"{asked.width}x{asked.height}",
-        "steps": asked.steps,
-        "sampler": asked.sampler,
-        "images": asked.image_count,
-        "seconds": {stage: round(spent, 4) for stage, spent in task.timings.stages.items()},
-    }
+    fields: dict[str, object] = {"task": task.id, "kind": task.kind, "outcome": task.outcome}
+    if (asked := task.request) is not None:
+        fields |= {
+            "size": f"{asked.width}x{asked.height}",
+            "steps": asked.steps,
+            "sampler": asked.sampler,
+            "images": asked.image_count,
+        }
+    fields["seconds"] = {stage: round(spent, 4) for stage, spent in task.timings.stages.items()}
     if task.token.cause is not None:
         fields["cancelled_by"] = task.token.cause
     if error is not None and str(error):
         fields["reason"] = str(error)
-    if context.settings.log_prompts:
+    if context.settings.log_prompts and asked is not None:
         fields["prompt"], fields["negative_prompt"] = asked.prompt, asked.negative_prompt
     # The access line carries these: one line a request.
     request.scope.setdefault("sd.log", {}).update(fields)

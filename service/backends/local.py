@@ -119,7 +119,9 @@ class LocalBackend:
         def sink(progress: Progress) -> None:
             loop.call_soon_threadsafe(task.publish, progress)
 
-        result = await self.on_device(task, lambda engine: engine.generate(task.request, task.token, sink))
+        request = task.request
+        assert request is not None
+        result = await self.on_device(task, lambda engine: engine.generate(request, task.token, sink))
         for stage, seconds in result.timings.stages.items():
             task.timings.add(stage, seconds)
         task.cold_start, self._first_image = self._first_image, False

@@ -12,9 +12,11 @@ from starlette.responses import Response
 from service.api.exchange import exchange
 from service.api.sdapi import respond, translate
 from service.api.sdapi.schemas import GenerationBody, ImagesResponse, Txt2ImgBody
+from service.api.sdapi.settle import Body, Settled, check_names, keep_overrides, settle
 from service.context import Context, get_context
-from service.jobs import GenerationRequest, Pixels
-from service.options import Options, checked
+from service.errors import Cancelled
+from service.jobs import GenerationRequest, GenerationResult, Pixels
+from service.tasks import Phase
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -24,46 +26,68 @@ ContextDep = Annotated[Context, Depends(get_context)]
 @router.post("/txt2img", response_model=ImagesResponse, summary="Make images from a prompt")
 async def txt2img(body: Txt2ImgBody, request: Request, context: ContextDep) -> Response:
     """Make ``batch_size × n_iter`` images. Seeds are fixed and limits checked before the device is touched."""
-    options = options_for(body)
-    respond.encoding_of(options)
-    return await make(
-        "txt2img", translate.txt2img(body, options, context.settings), body, options, request, context
-    )
-
-
-def options_for(body: GenerationBody) -> Options:
-    """The options that hold for this request."""
-    return Options(checked(body.override_settings or {}))
+    settled = settle(body, request, context, "txt2img")
+    generation = translate.txt2img(settled.body, settled.options, context.settings, context.styles)
+    return await make("txt2img", generation, settled, request, context)
 
 
 async def make(
     kind: str,
     generation: GenerationRequest,
-    body: GenerationBody,
-    options: Options,
+    settled: Settled[Body],
     request: Request,
     context: Context,
     *,
+    echo: GenerationBody | None = None,
     finish: Callable[[Pixels, int], Pixels] | None = None,
     extra: Mapping[str, Any] | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Response:
     """Run ``generation`` and answer in A1111's shape; encoding happens when the device is already free.
 
-    ``finish`` turns each image into the one to send; ``extra`` are infotext entries of the dialect's own.
+    ``echo`` is the body to answer as ``parameters``, where that is not the settled one. ``finish`` turns each image
+    into the one to send; ``extra`` are infotext entries of the route's own, ``remarks`` its sentences for the client.
     """
+    options = settled.options
+    respond.encoding_of(options)
+    generation = check_names(generation, context.backend.engine)
+    sending = respond.Sending(
+        kind,
+        extra,
+        (*settled.remarks, *remarks),
+        context.settings.output_dir,
+        context.settings.max_image_pixels,
+    )
     async with exchange(context, request, kind, generation) as task:
-        result = await context.backend.generate(task)
+        try:
+            result = await context.backend.generate(task)
+        except Cancelled as error:
+            if error.cause != "interrupt":
+                raise
+            result = _nothing(generation, context)
+        task.phase = Phase.ENCODING
 
         def encode() -> bytes:
             made = result
             if finish is not None:
                 made = replace(made, images=tuple(finish(image, i) for i, image in enumerate(made.images)))
-            return respond.body(body, made, options, extra)
+            return respond.body(echo or settled.body, made, options, sending)
 
         began = time.perf_counter()
         content = await asyncio.get_running_loop().run_in_executor(context.encoders, encode)
         task.timings.add("encoding", time.perf_counter() - began)
+        keep_overrides(settled.body, request, context)
+        # "identity" keeps the compressing middleware off: base64 of PNG hardly shrinks, and it costs much.
         headers: dict[str, Any] = {"X-Task-Id": task.id, "Content-Encoding": "identity"}
         if task.cold_start:
             headers["X-Cold-Start"] = "1"
         return Response(content, media_type="application/json", headers=headers)
+
+
+def _nothing(generation: GenerationRequest, context: Context) -> GenerationResult:
+    """What is answered to a request that was interrupted before its first step: 200 without images, as A1111."""
+    engine = context.backend.engine
+    model = engine.find(generation.checkpoint) if generation.checkpoint else engine.current()
+    return GenerationResult(
+        (), generation, (), (), model.name, model.short_hash or "", model.title, interrupted=True
+    )

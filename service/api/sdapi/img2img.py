@@ -11,15 +11,17 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from service.api.limits import check
-from service.api.sdapi import respond, translate
-from service.api.sdapi.generation import make, options_for
+from service.api.sdapi import translate
+from service.api.sdapi.generation import make
 from service.api.sdapi.schemas import ImagesResponse, Img2ImgBody
+from service.api.sdapi.settle import settle
 from service.context import Context, get_context
 from service.errors import BadRequest, NotFound
 from service.imaging import decode, inpaint, resize
 from service.jobs import GenerationRequest, InitImage
 from service.options import Options
 from service.settings import Settings
+from service.styles import StyleBook
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -29,26 +31,35 @@ ContextDep = Annotated[Context, Depends(get_context)]
 @router.post("/img2img", response_model=ImagesResponse, summary="Make images from images and a prompt")
 async def img2img(body: Img2ImgBody, request: Request, context: ContextDep) -> Response:
     """Make images that start from ``init_images``; with ``mask`` only its white part is made anew."""
-    options = options_for(body)
-    respond.encoding_of(options)
-    context.lifecycle.raise_unless_accepting()
+    settled = settle(body, request, context, "img2img")
+    body, options = settled.body, settled.options
     # Pixels by the million: not on the event loop.
     loop = asyncio.get_running_loop()
-    generation, plan = await loop.run_in_executor(context.encoders, prepare, body, options, context.settings)
+    generation, plan = await loop.run_in_executor(
+        context.encoders, prepare, body, options, context.settings, context.styles
+    )
     infotext: dict[str, Any] = dict(plan.infotext)
     echo = body if body.include_init_images else body.model_copy(update={"init_images": None, "mask": None})
     return await make(
-        "img2img", generation, echo, options, request, context, finish=plan.finish, extra=infotext
+        "img2img",
+        generation,
+        settled,
+        request,
+        context,
+        echo=echo,
+        finish=plan.finish,
+        extra=infotext,
+        remarks=(plan.comment,) if plan.comment else (),
     )
 
 
 def prepare(
-    body: Img2ImgBody, options: Options, settings: Settings
+    body: Img2ImgBody, options: Options, settings: Settings, styles: StyleBook = translate.NO_STYLES
 ) -> tuple[GenerationRequest, inpaint.Plan]:
     """The request that ``body`` means, and how its images are brought to size and back."""
     if body.init_images is None:
         raise NotFound("Init image not found: send init_images, a list of images as base64.")
-    request = translate.common(body, options, settings)
+    request = translate.common(body, options, settings, styles)
     check(request, settings)  # before anything large is decoded
     background = options.text("img2img_background_color")
     pictures = [

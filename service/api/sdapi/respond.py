@@ -3,19 +3,27 @@
 Runs in an encoder thread: it costs milliseconds that neither the event loop nor the device should wait for.
 """
 
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from service.api.sdapi.saving import save, save_grid
 from service.api.sdapi.schemas import GenerationBody
+from service.api.sdapi.translate import is_ddim
+from service.errors import BadRequest
 from service.imaging import formats, infotext
-from service.imaging.formats import Encoding
+from service.imaging.formats import Encoding, encode_base64
+from service.imaging.grid import make_grid, rows_of
 from service.imaging.infotext import InfotextOptions
 from service.imaging.respond import encode_all
-from service.jobs import GenerationResult
+from service.jobs import GenerationRequest, GenerationResult
 from service.options import Options
+from service.samplers import SAMPLERS
 
 VERSION = "v1.10.1"
 """The A1111 version whose API this is; readers of infotexts look at it."""
@@ -38,18 +46,98 @@ def encode(
     return encode_all(result, encoding_of(options), _infotext_options(options), extra)
 
 
-def body(
-    sent: GenerationBody, result: GenerationResult, options: Options, extra: Mapping[str, Any] | None = None
-) -> bytes:
-    """The JSON body of txt2img and img2img, as bytes."""
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How a result is sent: what only the dialect knows of it, and where it is kept.
+
+    ``extra``: infotext entries; ``remarks``: sentences for the client; ``output_dir``: where ``save_images`` writes,
+    None for nowhere; ``largest_grid``: pixels beyond which no grid is made.
+    """
+
+    kind: str
+    extra: Mapping[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
+    output_dir: Path | None = None
+    largest_grid: int | None = None
+
+
+def body(sent: GenerationBody, result: GenerationResult, options: Options, sending: Sending) -> bytes:
+    """The JSON body of txt2img and img2img, as bytes; files of it on disk, if the client asked for them."""
+    extra = {**sampling(result.request), **(sending.extra or {})}
     images, infotexts = encode(result, options, extra)
+    about = info(result, infotexts, options, extra)
+    about["styles"] = list(sent.styles or ())
+    remarks = [*sending.remarks, *result.comments]
+    if sent.save_images:
+        if sending.output_dir and options.flag("samples_save"):
+            save(
+                sending.output_dir,
+                sending.kind,
+                images,
+                list(result.seeds),
+                _suffix(options, "samples_format"),
+            )
+        try:
+            grid = _grid(result, infotexts, options, sending)
+        except BadRequest as error:
+            remarks.append(f"There is no grid: {error.detail}")
+            grid = None
+        if grid is not None:
+            images, about["infotexts"] = [grid, *images], [infotexts[0], *infotexts]
+            about["index_of_first_image"] = 1
+    about["comments"] = remarks
     return orjson.dumps(
         {
             "images": images if sent.send_images else [],
             "parameters": sent.model_dump(mode="json"),
-            "info": orjson.dumps(info(result, infotexts, options, extra)).decode(),
+            "info": orjson.dumps(about).decode(),
         }
     )
+
+
+def _grid(result: GenerationResult, infotexts: list[str], options: Options, sending: Sending) -> str | None:
+    """The images in one, which A1111 puts first where it saves; None for a single image or where it is off."""
+    count = len(result.images)
+    wanted, kept = options.flag("return_grid"), bool(sending.output_dir) and options.flag("grid_save")
+    if count < (2 if options.flag("grid_only_if_multiple") else 1) or not (wanted or kept):
+        return None
+    rows = rows_of(
+        count, options.integer("n_rows"), result.request.batch_size, options.flag("grid_prevent_empty_spots")
+    )
+    pixels = make_grid(result.images, rows, max_pixels=sending.largest_grid)
+    text = infotexts[0] if options.flag("enable_pnginfo") else None
+
+    def written(option: str) -> str:
+        kind = options.choice(option)
+        return encode_base64(
+            formats.encode(pixels, kind, text, options.integer("jpeg_quality"), options.flag("webp_lossless"))
+        )
+
+    if sending.output_dir is not None and kept:
+        save_grid(sending.output_dir, sending.kind, written("grid_format"), _suffix(options, "grid_format"))
+    return written("samples_format") if wanted else None
+
+
+def _suffix(options: Options, name: str) -> str:
+    return options.choice(name)
+
+
+def sampling(request: GenerationRequest) -> dict[str, Any]:
+    """Infotext entries for what the sampler was told beyond its own measure, in A1111's words."""
+    takes = next((sampler.parameters for sampler in SAMPLERS if sampler.name == request.sampler), ())
+    eta = "Eta DDIM" if is_ddim(request.sampler) else "Eta"
+    entries: dict[str, Any] = {eta: request.eta} if request.eta is not None else {}
+    for name, key, own in (
+        ("s_churn", "Sigma churn", 0.0),
+        ("s_tmin", "Sigma tmin", 0.0),
+        ("s_tmax", "Sigma tmax", math.inf),
+        ("s_noise", "Sigma noise", 1.0),
+    ):
+        if name in takes and getattr(request, name) != own:
+            entries[key] = getattr(request, name)
+    if request.s_min_uncond:
+        entries["NGMS"] = request.s_min_uncond
+    return entries
 
 
 def info(

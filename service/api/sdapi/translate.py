@@ -7,10 +7,13 @@ from typing import Final, TypeVar
 from service import samplers
 from service.api.limits import check
 from service.api.sdapi.schemas import GenerationBody, Txt2ImgBody
+from service.engine.prompt import strip_comments
 from service.errors import BadRequest
 from service.jobs import GenerationRequest, HiresFix
 from service.options import Options
+from service.samplers import Sampler
 from service.settings import Settings
+from service.styles import StyleBook
 
 T = TypeVar("T")
 
@@ -18,25 +21,41 @@ SEEDS: Final = 4_294_967_294
 """Random seeds are drawn from [0, SEEDS)."""
 
 
-def txt2img(body: Txt2ImgBody, options: Options, settings: Settings) -> GenerationRequest:
+NO_STYLES: Final = StyleBook()
+
+
+def txt2img(
+    body: Txt2ImgBody, options: Options, settings: Settings, styles: StyleBook = NO_STYLES
+) -> GenerationRequest:
     """The request that ``body`` means under ``options``. Raises :class:`BadRequest`."""
-    request = common(body, options, settings)
+    request = common(body, options, settings, styles)
     if body.enable_hr:
-        request = replace(request, hires=_hires(body, request, settings))
+        hires = _hires(body, request, settings)
+        if hires.prompt or hires.negative_prompt:
+            texts = prompts(body, hires.prompt or "", hires.negative_prompt or "", options, styles)
+            hires = replace(
+                hires,
+                prompt=texts[0] if hires.prompt else None,
+                negative_prompt=texts[1] if hires.negative_prompt else None,
+            )
+        request = replace(request, hires=hires)
     check(request, settings)
     return request
 
 
-def common(body: GenerationBody, options: Options, settings: Settings) -> GenerationRequest:
+def common(
+    body: GenerationBody, options: Options, settings: Settings, styles: StyleBook = NO_STYLES
+) -> GenerationRequest:
     """The part that txt2img and img2img share; not yet checked against the limits."""
     sampler, scheduler = samplers.resolve(
         body.sampler_name or body.sampler_index, body.scheduler, strict=settings.strict_samplers
     )
     seed_resize = (_or(body.seed_resize_from_w, -1), _or(body.seed_resize_from_h, -1))
     s_tmax = _or(body.s_tmax, options.number("s_tmax"))
+    prompt, negative_prompt = prompts(body, body.prompt or "", body.negative_prompt or "", options, styles)
     return GenerationRequest(
-        prompt=body.prompt or "",
-        negative_prompt=body.negative_prompt or "",
+        prompt=prompt,
+        negative_prompt=negative_prompt,
         seed=_seed("seed", body.seed),
         subseed=_seed("subseed", body.subseed),
         subseed_strength=_or(body.subseed_strength, 0.0),
@@ -49,14 +68,14 @@ def common(body: GenerationBody, options: Options, settings: Settings) -> Genera
         scheduler=scheduler.label,
         batch_size=_or(body.batch_size, 1),
         batch_count=_or(body.n_iter, 1),
-        eta=body.eta,
+        eta=_eta(body, options, sampler),
         s_churn=_or(body.s_churn, options.number("s_churn")),
         s_tmin=_or(body.s_tmin, options.number("s_tmin")),
         s_tmax=s_tmax if s_tmax > 0 else float("inf"),
         s_noise=_or(body.s_noise, options.number("s_noise")) or 1.0,
         s_min_uncond=_or(body.s_min_uncond, options.number("s_min_uncond")),
         clip_skip=options.integer("CLIP_stop_at_last_layers"),
-        emphasis=options.text("emphasis"),
+        emphasis=options.choice("emphasis"),
         tiling=options.flag("tiling") if body.tiling is None else body.tiling,
         eta_noise_seed_delta=options.integer("eta_noise_seed_delta"),
         comma_padding_backtrack=options.integer("comma_padding_backtrack"),
@@ -65,8 +84,38 @@ def common(body: GenerationBody, options: Options, settings: Settings) -> Genera
         refiner_checkpoint=body.refiner_checkpoint or None,
         refiner_switch_at=body.refiner_switch_at,
         disable_extra_networks=bool(body.disable_extra_networks),
+        preview_every=_preview_every(options),
         task_id=body.force_task_id or "",
     )
+
+
+def prompts(
+    body: GenerationBody, prompt: str, negative_prompt: str, options: Options, styles: StyleBook
+) -> tuple[str, str]:
+    """The prompts as they are used: with the styles of ``body`` put on and comments taken out."""
+    prompt, negative_prompt = styles.apply(prompt, negative_prompt, body.styles or ())
+    if options.flag("enable_prompt_comments"):
+        return strip_comments(prompt), strip_comments(negative_prompt)
+    return prompt, negative_prompt
+
+
+def _eta(body: GenerationBody, options: Options, sampler: Sampler) -> float | None:
+    """How much fresh noise the sampler adds; None where that is its own measure, or where it takes none."""
+    if "eta" not in sampler.parameters:
+        return None
+    option, own = ("eta_ddim", 0.0) if is_ddim(sampler.name) else ("eta_ancestral", 1.0)
+    eta = options.number(option) if body.eta is None else body.eta
+    return None if eta == own else eta
+
+
+def is_ddim(sampler: str) -> bool:
+    """True for the samplers whose eta is 0 unless said otherwise."""
+    return sampler.startswith("DDIM")
+
+
+def _preview_every(options: Options) -> int:
+    every = options.integer("show_progress_every_n_steps")
+    return every if every > 0 and options.flag("live_previews_enable") else 0
 
 
 def _or(value: T | None, default: T) -> T:

@@ -20,18 +20,17 @@ from starlette.responses import Response
 
 from service.api import problems
 from service.api.exchange import exchange
-from service.api.limits import check
 from service.api.sdapi import respond, translate
 from service.api.sdapi.fields import Int
-from service.api.sdapi.generation import options_for
 from service.api.sdapi.schemas import Txt2ImgBody
+from service.api.sdapi.settle import check_names, settle
 from service.api.stream import events
 from service.context import Context, get_context
 from service.errors import Cancelled, ServiceError
 from service.imaging.preview import make_preview
 from service.jobs import GenerationRequest, Progress
 from service.options import Options
-from service.tasks import Queued, Started, Task, TaskEvent
+from service.tasks import Phase, Queued, Started, Task, TaskEvent
 
 log = structlog.get_logger(__name__)
 
@@ -65,15 +64,18 @@ class GenerateBody(Txt2ImgBody):
 )
 async def generate(body: GenerateBody, request: Request, context: ContextDep) -> Response:
     """Make images; refuses with plain HTTP errors whatever can be refused before the stream begins."""
-    options = options_for(body)
+    settled = settle(body, request, context, "txt2img")
+    body, options = settled.body, settled.options
     respond.encoding_of(options)
-    generation = replace(translate.txt2img(body, options, context.settings), preview_every=body.preview_every)
-    check(generation, context.settings)
+    made = translate.txt2img(body, options, context.settings, context.styles)
+    generation = check_names(replace(made, preview_every=body.preview_every), context.backend.engine)
     if "text/event-stream" not in request.headers.get("accept", ""):
         async with exchange(context, request, "generate", generation) as task:
             result = await _make(task, body, options, context)
             return Response(
-                orjson.dumps(result), media_type="application/json", headers={"X-Task-Id": task.id}
+                orjson.dumps(result),
+                media_type="application/json",
+                headers={"X-Task-Id": task.id, "Content-Encoding": "identity"},
             )
     context.lifecycle.raise_unless_accepting()
     context.backend.slot.raise_if_full()
@@ -86,15 +88,17 @@ async def generate(body: GenerateBody, request: Request, context: ContextDep) ->
 async def _make(task: Task, body: GenerateBody, options: Options, context: Context) -> dict[str, Any]:
     """Generate, encode outside the slot, and shape the result event."""
     result = await context.backend.generate(task)
+    task.phase = Phase.ENCODING
 
     def encode() -> dict[str, Any]:
-        images, infotexts = respond.encode(result, options)
+        extra = respond.sampling(result.request)
+        images, infotexts = respond.encode(result, options, extra)
         return {
             "images": images if body.send_images else [],
             "media_type": respond.encoding_of(options).media_type,
             "infotexts": infotexts,
             "parameters": body.model_dump(mode="json"),
-            "info": orjson.dumps(respond.info(result, infotexts, options)).decode(),
+            "info": orjson.dumps(respond.info(result, infotexts, options, extra)).decode(),
         }
 
     began = time.perf_counter()

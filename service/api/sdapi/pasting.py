@@ -1,0 +1,119 @@
+"""The field ``infotext``: an image's own text fills every field that the request does not set itself."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from service.api.sdapi.schemas import GenerationBody, Img2ImgBody, Txt2ImgBody
+from service.imaging import infotext
+from service.imaging.inpaint import CONTENTS
+
+Body = TypeVar("Body", bound=GenerationBody)
+
+
+def _whole(text: str) -> int:
+    return int(float(text))
+
+
+def _truth(text: str) -> bool:
+    return text.strip().lower() == "true"
+
+
+_FIELDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "Prompt": ("prompt", str),
+    "Negative prompt": ("negative_prompt", str),
+    "Steps": ("steps", _whole),
+    "Sampler": ("sampler_name", str),
+    "Schedule type": ("scheduler", str),
+    "CFG scale": ("cfg_scale", float),
+    "Seed": ("seed", _whole),
+    "Size-1": ("width", _whole),
+    "Size-2": ("height", _whole),
+    "Variation seed": ("subseed", _whole),
+    "Variation seed strength": ("subseed_strength", float),
+    "Seed resize from-1": ("seed_resize_from_w", _whole),
+    "Seed resize from-2": ("seed_resize_from_h", _whole),
+    "Denoising strength": ("denoising_strength", float),
+    "Tiling": ("tiling", _truth),
+    "Eta": ("eta", float),
+    "Eta DDIM": ("eta", float),
+    "Sigma churn": ("s_churn", float),
+    "Sigma tmin": ("s_tmin", float),
+    "Sigma tmax": ("s_tmax", float),
+    "Sigma noise": ("s_noise", float),
+    "NGMS": ("s_min_uncond", float),
+    "Refiner": ("refiner_checkpoint", str),
+    "Refiner switch at": ("refiner_switch_at", float),
+}
+
+_TXT2IMG: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "Hires upscale": ("hr_scale", float),
+    "Hires upscaler": ("hr_upscaler", str),
+    "Hires steps": ("hr_second_pass_steps", _whole),
+    "Hires resize-1": ("hr_resize_x", _whole),
+    "Hires resize-2": ("hr_resize_y", _whole),
+    "Hires checkpoint": ("hr_checkpoint_name", str),
+    "Hires sampler": ("hr_sampler_name", str),
+    "Hires schedule type": ("hr_scheduler", str),
+    "Hires prompt": ("hr_prompt", str),
+    "Hires negative prompt": ("hr_negative_prompt", str),
+}
+
+_IMG2IMG: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "Image CFG scale": ("image_cfg_scale", float),
+    "Mask blur": ("mask_blur", _whole),
+    "Masked content": ("inpainting_fill", CONTENTS.index),
+    "Mask mode": ("inpainting_mask_invert", lambda text: int(text == "Inpaint not masked")),
+    "Inpaint area": ("inpaint_full_res", lambda text: text == "Only masked"),
+    "Masked area padding": ("inpaint_full_res_padding", _whole),
+}
+
+_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "Clip skip": ("CLIP_stop_at_last_layers", _whole),
+    "ENSD": ("eta_noise_seed_delta", _whole),
+    "Emphasis": ("emphasis", str),
+    "VAE": ("sd_vae", str),
+}
+
+
+def fill(body: Body, knows: Callable[[str], str | None]) -> tuple[Body, list[str]]:
+    """``body`` with what its ``infotext`` says, and remarks for the client.
+
+    Fields that the client sent stay. A value that is none ("Steps: many") counts as absent. ``knows`` gives the
+    title of a checkpoint by any name, or None: an image made by a checkpoint that is not here says so in a remark.
+    """
+    if not body.infotext:
+        return body, []
+    said = infotext.parse(body.infotext, defaults=False)
+    asked = body.model_fields_set
+    fields = _read(said, _FIELDS)
+    if isinstance(body, Txt2ImgBody):
+        fields |= _read(said, _TXT2IMG)
+        if {"hr_upscaler", "hr_scale", "hr_resize_x"} & fields.keys():
+            fields["enable_hr"] = True
+    if isinstance(body, Img2ImgBody):
+        fields |= _read(said, _IMG2IMG)
+    if "sampler_index" in asked:
+        fields.pop("sampler_name", None)
+    options = _read(said, _OPTIONS)
+    remarks = []
+    if named := [said[key] for key in ("Model hash", "Model") if said.get(key)]:
+        title = next((title for name in named if (title := knows(name)) is not None), None)
+        if title is not None:
+            options["sd_model_checkpoint"] = title
+        else:
+            remarks.append(f"The checkpoint that the infotext names is not here: {named[-1]}")
+    update = {name: value for name, value in fields.items() if name not in asked}
+    if options:
+        update["override_settings"] = {**options, **(body.override_settings or {})}
+    return body.model_copy(update=update), remarks
+
+
+def _read(said: Mapping[str, str], table: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, (name, convert) in table.items():
+        if key in said:
+            try:
+                found[name] = convert(said[key])
+            except (ValueError, OverflowError):
+                continue
+    return found

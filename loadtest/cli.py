@@ -4,6 +4,7 @@ import typer
 
 from loadtest.compare import compare
 from loadtest.run_command import run
+from loadtest.simulate.cli import simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,3 +15,4 @@ app = typer.Typer(
 
 app.command()(run)
 app.command()(compare)
+app.command()(simulate)

@@ -16,12 +16,17 @@ def floor(run: RunResult) -> float | None:
     return rounds * run.latency.fastest
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 pod``, ``2 pods``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def findings(run: RunResult, held_back: int = 0) -> list[str]:
     """Sentences, most important first; empty if there is nothing to say."""
     found: list[str] = []
     if run.interrupted:
         found.append(
-            f"Interrupted: {run.unfinished} requests were still in flight and are counted nowhere below."
+            f"Interrupted: {counted(run.unfinished, 'request')} still in flight, counted nowhere else."
         )
     if run.requests and not run.succeeded:
         found.append("Not one request succeeded.")
@@ -31,7 +36,7 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
             f"{run.succeeded} that succeeded."
         )
     least = floor(run)
-    if least and not run.interrupted:
+    if least and not run.interrupted and run.total > 1.1 * least:
         found.append(
             f"The floor is {least:.1f} s ({run.succeeded} images at the fastest {run.latency.fastest:.2f} s "
             f"over {min(len(run.pods), run.plan.concurrency or 1)} warm, evenly used pods); "
@@ -59,8 +64,8 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
         )
     if run.cold_starts and run.warm.count and run.cold.count:
         found.append(
-            f"{run.cold_starts} cold starts: their requests took {run.cold.mean:.1f} s on average, "
-            f"the others {run.warm.mean:.1f} s."
+            f"{counted(run.cold_starts, 'cold start')}: {run.cold.mean:.1f} s a request on average, "
+            f"{run.warm.mean:.1f} s for the others."
         )
     if run.stickiness and run.stickiness.same_pod + run.stickiness.other_pod:
         one = run.stickiness
@@ -69,7 +74,9 @@ def findings(run: RunResult, held_back: int = 0) -> list[str]:
             f"requests (by chance: {one.by_chance:.0%})."
         )
     if held_back:
-        found.append(f"{held_back} requests had to wait in this client: --max-in-flight was reached.")
+        found.append(
+            f"{counted(held_back, 'request')} had to wait in this client: --max-in-flight was reached."
+        )
     delay = run.start_delay.at(99) or 0.0
     found.extend(run.overhead.warnings(run.latency.at(50) or run.latency.mean, delay))
     return found

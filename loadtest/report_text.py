@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from loadtest.findings import counted
 from loadtest.result import RunResult, Summary
 from loadtest.statistics import percent_name
 
@@ -73,7 +74,7 @@ def _distribution(summary: Summary) -> Iterator[str]:
 
 def _beyond_hey(run: RunResult) -> Iterator[str]:
     if run.pods:
-        yield f"Pods ({len(run.pods)}; {run.cold_starts} cold starts):"
+        yield f"Pods ({len(run.pods)}; {counted(run.cold_starts, 'cold start')}):"
         width = max(len(pod.name) for pod in run.pods[:50])
         for pod in sorted(run.pods, key=lambda one: one.first)[:50]:
             yield (
@@ -89,7 +90,7 @@ def _beyond_hey(run: RunResult) -> Iterator[str]:
         for name, part in (("cold", run.cold), ("warm", run.warm)):
             yield (
                 f"  {name}:\t{part.mean:.4f} secs, {part.fastest:.4f} secs, {part.slowest:.4f} secs"
-                f" ({part.count} requests)"
+                f" ({counted(part.count, 'request')})"
             )
         yield ""
     if run.streaming is not None:
@@ -111,7 +112,7 @@ def _beyond_hey(run: RunResult) -> Iterator[str]:
         for name, part in list(run.groups.items())[:50]:
             yield (
                 f"  {name}:\t{part.mean:.4f} secs, {part.fastest:.4f} secs, {part.slowest:.4f} secs"
-                f" ({part.count} requests)"
+                f" ({counted(part.count, 'request')})"
             )
         yield ""
     if run.retries:

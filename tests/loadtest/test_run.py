@@ -358,7 +358,7 @@ def test_ctrl_c_still_reports(
         process.wait()
     assert process.returncode == 130, errors
     assert "Traceback" not in output + errors
-    assert "Interrupted: 2 requests were still in flight" in output
+    assert "Interrupted: 2 requests still in flight" in output
     assert "[200]\t4 responses" in output
     run = RunResult.read(path)
     assert (run.requests, run.succeeded, run.unfinished, run.interrupted) == (4, 4, 2, True)

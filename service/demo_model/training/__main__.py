@@ -74,16 +74,19 @@ def export_folder(cache: Cache, output: Output = FOLDER) -> None:
 def evaluate_folder(
     cache: Cache,
     output: Output = FOLDER,
-    subjects: Annotated[int, typer.Option(help="Subjects measured.")] = 360,
+    subjects: Annotated[int, typer.Option(help="Subjects measured at most.")] = 1000,
     seeds: Annotated[int, typer.Option(help="Pictures of each.")] = 3,
-    synonyms: Annotated[int, typer.Option(help="Keywords measured.")] = 120,
+    synonyms: Annotated[int, typer.Option(help="Keywords measured.")] = 80,
+    minutes: Annotated[
+        float, typer.Option(help="Stop drawing after this time and report what there is.")
+    ] = 60,
 ) -> None:
     """Measures the model and writes `evaluation.json` and `sheet.webp` beside it."""
     shop = Workshop(cache)
-    evaluate.sheet(output, output / "sheet.webp")
-    report = evaluate.evaluate(output, shop.subjects, shop.pictures, subjects, seeds, synonyms)
+    report = evaluate.evaluate(output, shop.subjects, shop.pictures, subjects, seeds, synonyms, minutes)
     evaluate.write(report, output / "evaluation.json")
     console.print(report)
+    evaluate.sheet(output, output / "sheet.webp")
 
 
 @app.command("all")

@@ -4,9 +4,10 @@ Everything goes through `StableDiffusionPipeline` as a user would load it: 512x5
 """
 
 import json
+import multiprocessing
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -58,8 +59,34 @@ class Report:
     layout_kept: float
     seeds_difference: float
     same_seed_same_bytes: bool
-    seconds_a_picture: float
     missed: list[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to draw and judge: `right` are the rows it may be nearest to, `label` groups the results."""
+
+    kind: str
+    label: str
+    prompt: str
+    seed: int
+    right: frozenset[int]
+    side: int = 512
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a job: the nearest training pictures, the background's name, a 64x64 thumbnail."""
+
+    job: Job
+    near: tuple[int, ...]
+    colour: str
+    thumbnail: npt.NDArray[np.uint8]
+
+    @property
+    def hit(self) -> bool:
+        """Whether the nearest training picture is one of those meant."""
+        return self.near[0] in self.job.right
 
 
 def chosen(subjects: Sequence[Subject], count: int) -> list[int]:
@@ -84,11 +111,11 @@ class Painter:
         self.batch = batch
 
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], side: int = 512, title: str = "drawing"
+        self, prompts: Sequence[str], seeds: Sequence[int], side: int = 512
     ) -> list[npt.NDArray[np.uint8]]:
         """RGB pictures (side, side, 3) of the prompts."""
         made: list[npt.NDArray[np.uint8]] = []
-        for start in track(range(0, len(prompts), self.batch), description=title):
+        for start in range(0, len(prompts), self.batch):
             part, part_seeds = prompts[start : start + self.batch], seeds[start : start + self.batch]
             images = self.pipe(
                 list(part),
@@ -102,86 +129,143 @@ class Painter:
         return made
 
 
-def evaluate(
-    folder: Path,
-    subjects: Sequence[Subject],
-    pictures: torch.Tensor,
-    count: int = 360,
-    seeds: int = 3,
-    synonyms: int = 120,
-) -> Report:
-    """Measures the model in `folder` against the training pictures."""
-    painter, matcher, rng = Painter(folder), Matcher(pictures), random.Random(0)
-    rows = chosen(subjects, count)
+_desk: tuple[Painter, Matcher] | None = None
 
-    begun = time.monotonic()
-    prompts = [article(subjects[row].name) for row in rows for _ in range(seeds)]
-    numbers = [seed for _ in rows for seed in range(seeds)]
-    drawn = painter.paint(prompts, numbers, title="subjects")
-    seconds = (time.monotonic() - begun) / len(drawn)
-    hits: dict[str, list[bool]] = {}
-    close, missed, differences = [], [], []
-    for place, row in enumerate(rows):
-        found = [matcher.match(image).rows for image in drawn[place * seeds : (place + 1) * seeds]]
-        right = [near[0] == row for near in found]
-        close += [row in near for near in found]
-        hits.setdefault(subjects[row].group, []).extend(right)
-        if sum(right) * 2 < seeds:
-            missed.append(f"{subjects[row].name} → {subjects[found[0][0]].name}")
-        if seeds > 1:
-            first, other = (drawn[place * seeds + offset].astype(np.float32) for offset in (0, 1))
-            differences.append(float(np.abs(first - other).mean() / 255))
-    every = [value for values in hits.values() for value in values]
 
+def _sit_down(folder: Path, pictures: torch.Tensor) -> None:
+    global _desk
+    torch.set_num_threads(1)
+    _desk = Painter(folder), Matcher(pictures)
+
+
+def _judge(jobs: Sequence[Job]) -> list[Result]:
+    assert _desk is not None
+    painter, matcher = _desk
+    results = []
+    for job, image in zip(
+        jobs,
+        painter.paint([job.prompt for job in jobs], [job.seed for job in jobs], jobs[0].side),
+        strict=True,
+    ):
+        match = matcher.match(image)
+        small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BOX))
+        results.append(Result(job, match.rows, colour_name(match.background), small))
+    return results
+
+
+def plan(subjects: Sequence[Subject], rows: Sequence[int], seeds: int, synonyms: int) -> list[Job]:
+    """Everything that is drawn and judged, what is needed most first; other seeds of the subjects come last."""
+    rng = random.Random(0)
     meant: dict[str, set[int]] = {}
     for row, subject in enumerate(subjects):
         for word in (subject.name, *subject.tags):
             meant.setdefault(word, set()).add(row)
+    meant["pretty dog"] = meant["dog"]
     words = [word for word in _SYNONYMS if word in meant]
-    pool = sorted(
-        {tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2}
-    )
-    words += rng.sample(pool, max(0, min(synonyms - len(words), len(pool))))
-    drawn = painter.paint([article(word) for word in words], list(range(len(words))), title="synonyms")
-    agreed = [matcher.match(image).rows[0] in meant[word] for word, image in zip(words, drawn, strict=True)]
+    names = {subject.name for subject in subjects}
+    pool = {tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2}
+    words += rng.sample(sorted(pool - names - set(words)), max(0, synonyms - len(words)))
+    things, sample = rng.sample(list(rows), 8), rng.sample(list(rows), 16)
 
-    things = rng.sample(rows, 8)
-    asked = [(colour, row) for colour in BACKGROUNDS for row in things]
-    drawn = painter.paint(
-        [f"{article(subjects[row].name)} on a {colour} background" for colour, row in asked],
-        list(range(len(asked))),
-        title="backgrounds",
-    )
-    painted: dict[str, list[bool]] = {}
-    for (colour, _), image in zip(asked, drawn, strict=True):
-        painted.setdefault(colour, []).append(colour_name(matcher.match(image).background) == colour)
+    def subject_jobs(seed: int) -> list[Job]:
+        return [
+            Job("subject", subjects[row].group, article(subjects[row].name), seed, frozenset((row,)))
+            for row in rows
+        ]
 
-    sizes = {}
-    sample = rng.sample(rows, min(16, len(rows)))
-    for side in (256, 768):
-        drawn = painter.paint([article(subjects[row].name) for row in sample], sample, side, f"{side}x{side}")
-        sizes[f"{side}x{side}"] = _share(
-            [matcher.match(image).rows[0] == row for row, image in zip(sample, drawn, strict=True)]
+    jobs = subject_jobs(0)
+    jobs += [
+        Job(
+            "background",
+            colour,
+            f"{article(subjects[row].name)} on a {colour} background",
+            seed,
+            frozenset((row,)),
         )
+        for seed, (colour, row) in enumerate((colour, row) for colour in BACKGROUNDS for row in things)
+    ]
+    jobs += [
+        Job("synonym", word, article(word), seed, frozenset(meant[word])) for seed, word in enumerate(words)
+    ]
+    jobs += [
+        Job("size", f"{side}x{side}", article(subjects[row].name), row, frozenset((row,)), side)
+        for side in (256, 768)
+        for row in sample
+    ]
+    for seed in range(1, seeds):
+        jobs += subject_jobs(seed)
+    return jobs
 
-    one, two = (painter.paint([prompts[0]], [7], title="same seed")[0].tobytes() for _ in range(2))
+
+def evaluate(
+    folder: Path,
+    subjects: Sequence[Subject],
+    pictures: torch.Tensor,
+    count: int = 1000,
+    seeds: int = 3,
+    synonyms: int = 80,
+    minutes: float = 60,
+    workers: int = 2,
+) -> Report:
+    """Measures the model in `folder` against the training pictures; stops taking up work after `minutes`."""
+    rows = chosen(subjects, count)
+    jobs = plan(subjects, rows, seeds, synonyms)
+    batches: list[list[Job]] = []
+    for job in jobs:
+        if not batches or len(batches[-1]) == 8 or batches[-1][0].side != job.side:
+            batches.append([])
+        batches[-1].append(job)
+    end = time.monotonic() + 60 * minutes
+    results: list[Result] = []
+    with multiprocessing.get_context("spawn").Pool(workers, _sit_down, (folder, pictures)) as staff:
+        for part in track(staff.imap(_judge, batches), total=len(batches), description="drawing"):
+            results += part
+            if time.monotonic() > end:
+                break
+    by_kind: dict[str, list[Result]] = {}
+    for result in results:
+        by_kind.setdefault(result.job.kind, []).append(result)
+    drawn = by_kind["subject"]
+
+    pairs: dict[str, list[Result]] = {}
+    for result in drawn:
+        pairs.setdefault(result.job.prompt, []).append(result)
+    differences = [
+        float(np.abs(first.thumbnail.astype(np.float32) - second.thumbnail).mean() / 255)
+        for first, second, *_ in (several for several in pairs.values() if len(several) > 1)
+    ]
+    missed = [
+        f"{prompt} → {subjects[several[0].near[0]].name}"
+        for prompt, several in pairs.items()
+        if sum(result.hit for result in several) * 2 < len(several)
+    ]
+    painter = Painter(folder)
+    one, two = (painter.paint(["a pretty dog"], [7])[0].tobytes() for _ in range(2))
     return Report(
-        subjects=len(rows),
-        pictures=len(every),
-        right=_share(every),
-        right_in_five=_share(close),
-        right_by_group={name: _share(values) for name, values in hits.items()},
-        synonyms=_share(agreed),
-        synonyms_tried=len(words),
-        backgrounds=_share([value for values in painted.values() for value in values]),
-        backgrounds_by_colour={name: _share(values) for name, values in painted.items()},
-        sizes=sizes,
-        layout_kept=_layout(painter, subjects, pictures, sample[:12]),
-        seeds_difference=float(np.mean(differences)) if differences else 0.0,
+        subjects=len(pairs),
+        pictures=len(drawn),
+        right=_share([result.hit for result in drawn]),
+        right_in_five=_share([bool(result.job.right & set(result.near)) for result in drawn]),
+        right_by_group=_by_label(drawn, lambda result: result.hit),
+        synonyms=_share([result.hit for result in by_kind.get("synonym", [])]),
+        synonyms_tried=len(by_kind.get("synonym", [])),
+        backgrounds=_share([result.colour == result.job.label for result in by_kind.get("background", [])]),
+        backgrounds_by_colour=_by_label(
+            by_kind.get("background", []), lambda result: result.colour == result.job.label
+        ),
+        sizes=_by_label(by_kind.get("size", []), lambda result: result.hit),
+        layout_kept=_layout(painter, subjects, pictures, rows[:: max(1, len(rows) // 8)][:8]),
+        seeds_difference=round(float(np.mean(differences)), 4) if differences else 0.0,
         same_seed_same_bytes=one == two,
-        seconds_a_picture=seconds,
         missed=missed,
     )
+
+
+def _by_label(results: Sequence[Result], right: Callable[[Result], bool]) -> dict[str, float]:
+    labels = sorted({result.job.label for result in results})
+    return {
+        label: _share([right(result) for result in results if result.job.label == label]) for label in labels
+    }
 
 
 def _layout(
@@ -215,7 +299,7 @@ def sheet(
     folder: Path, target: Path, prompts: Sequence[str] = SHEET, tile: int = 176, columns: int = 8
 ) -> None:
     """Draws the prompts and writes them as one WebP picture with their captions."""
-    drawn = Painter(folder).paint(prompts, list(range(len(prompts))), title="sheet")
+    drawn = Painter(folder).paint(prompts, list(range(len(prompts))))
     lines = -(-len(prompts) // columns)
     page = Image.new("RGB", (columns * tile, lines * (tile + 16)), "white")
     pen = ImageDraw.Draw(page)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,9 @@ from service.settings import Settings
 from service.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, weight_files
 
 log = structlog.get_logger(__name__)
+
+_HASHES: Final[dict[Path, str]] = {}
+"""Hashes of this process, by where they are remembered: there may be nowhere to write them."""
 
 _HUB_FILES: Final = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
@@ -63,43 +67,60 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from None
 
 
-def describe(path: Path, root: Path | None = None, name: str | None = None) -> CheckpointInfo:
-    """The names of a checkpoint: ``title`` is its path below ``root`` with the short hash, as in A1111."""
+def describe(
+    path: Path, root: Path | None = None, name: str | None = None, *, hashed: bool = True
+) -> CheckpointInfo:
+    """The names of a checkpoint: ``title`` is its path below ``root`` with the short hash, as in A1111.
+
+    Without ``hashed`` only a hash that is remembered is told: reading a whole folder of checkpoints takes minutes.
+    """
     shown = name or (str(path.relative_to(root)) if root and path.is_relative_to(root) else path.name)
     model_name = shown.removesuffix(SUFFIX).replace("/", "_").replace("\\", "_")
-    sha256 = sha256_of(path)
-    return CheckpointInfo(
-        title=f"{shown} [{sha256[:10]}]", name=model_name, filename=str(path), sha256=sha256
-    )
+    sha256 = sha256_of(path) if hashed else _remembered(hash_store(path))
+    title = f"{shown} [{sha256[:10]}]" if sha256 else shown
+    return CheckpointInfo(title=title, name=model_name, filename=str(path), sha256=sha256)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, *, skip_header: bool = False) -> str:
     """SHA-256 of a checkpoint: of a file its bytes, of a folder those of its weight files in order.
 
+    With ``skip_header`` the header of ``.safetensors`` files is left out (so that metadata can change).
     Remembered in the user's cache folder by path, size and time of change: hashing gigabytes takes seconds.
     """
-    files = weight_files(path)
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    store = _cache_folder() / f"{key}.sha256"
-    try:
-        remembered = store.read_text().strip()
-        if len(remembered) == 64:
-            return remembered
-    except OSError:
-        pass
+    store = hash_store(path, skip_header=skip_header)
+    if (remembered := _remembered(store)) is not None:
+        return remembered
     digest = hashlib.sha256()
-    for file in files:
+    for file in weight_files(path):
         with file.open("rb") as stream:
+            if skip_header:
+                stream.seek(8 + int.from_bytes(stream.read(8), "little"))
             while chunk := stream.read(8 * 1024 * 1024):
                 digest.update(chunk)
-    value = digest.hexdigest()
+    value = _HASHES[store] = digest.hexdigest()
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(value + "\n")
     except OSError:  # a read-only root file system: hash again next time
         pass
     return value
+
+
+def hash_store(path: Path, *, skip_header: bool = False) -> Path:
+    """The file in which the hash of ``path``, as it is now, is or will be remembered; another once it changes."""
+    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(path)]
+    kind = "tensors" if skip_header else "sha256"
+    return _cache_folder() / f"{hashlib.sha256(json.dumps(stats).encode()).hexdigest()}.{kind}"
+
+
+def _remembered(store: Path) -> str | None:
+    if store in _HASHES:
+        return _HASHES[store]
+    try:
+        value = store.read_text().strip()
+    except OSError:
+        return None
+    return value if len(value) == 64 else None
 
 
 def _cache_folder() -> Path:
@@ -127,8 +148,18 @@ class CheckpointCatalogue:
                 path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
             ]
             paths += sorted(index.parent for index in root.rglob(INDEX))
-            found += [describe(path, root) for path in paths if path.resolve() != self._default.resolve()]
+            others = [path for path in paths if path.resolve() != self._default.resolve()]
+            found += [describe(path, root, hashed=False) for path in others]
         self._infos = found
+
+    def hashed(self, info: CheckpointInfo) -> CheckpointInfo:
+        """``info`` with its hash, from now on in the list too: known once a checkpoint is loaded, as in A1111."""
+        if info.sha256 is not None:
+            return info
+        sha256 = sha256_of(Path(info.filename))
+        known = replace(info, title=f"{info.title} [{sha256[:10]}]", sha256=sha256)
+        self._infos = [known if each.filename == info.filename else each for each in self._infos]
+        return known
 
     def all(self) -> list[CheckpointInfo]:
         """The default one first, then by path."""
@@ -144,8 +175,10 @@ class CheckpointCatalogue:
         asked = name.strip()
         for info in self._infos:
             path = Path(info.filename)
-            plain = info.title.rsplit(" [", 1)[0]
-            names = {info.title, plain, info.name, path.name, path.stem, info.short_hash, info.sha256}
+            plain = info.title.removesuffix(f" [{info.short_hash}]")
+            names = {info.title, plain, info.name, path.name, path.stem, info.short_hash, info.sha256} - {
+                None
+            }
             if asked in names or asked.rsplit(" [", 1)[0] in {plain, info.name, path.name, path.stem}:
                 return info
         known = ", ".join(info.title for info in self._infos)

@@ -4,8 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import structlog
 import torch
@@ -20,16 +19,14 @@ from service.backends.protocol import (
     VaeInfo,
 )
 from service.engine import attention, device, loading
-from service.engine.checkpoints import CheckpointCatalogue, locate
+from service.engine.checkpoints import locate
 from service.engine.conditioning import EncodingCache
 from service.engine.generation import Generation
+from service.engine.library import Library
 from service.engine.model import Model
-from service.engine.prompt import NetworkTag
-from service.engine.upscaling import enlarge_image
 from service.errors import ModelError, ModelLoadError, OutOfMemory, ServiceError
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
 from service.settings import Settings
-from service.upscalers import BUILT_IN
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +39,7 @@ class DiffusersEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._device: device.Device | None = None
-        self._catalogue: CheckpointCatalogue | None = None
-        self._models: dict[str, Model] = {}
+        self._library: Library | None = None
         self.conditioning_cache = EncodingCache()
 
     # --- life ----------------------------------------------------------------------------------------
@@ -54,8 +50,8 @@ class DiffusersEngine:
         self._device = device.choose(self._settings)
         path = locate(self._settings)
         on_news(f"Reading {path.name}.")
-        self._catalogue = CheckpointCatalogue(path, self._settings)
-        model = self._load(self._catalogue.default)
+        self._library = Library(path, self._settings, self._device, self._load)
+        model = self._library.get(None)
         read = time.perf_counter()
         on_news("Making the warm-up image.", part="weights", seconds=read - began)
         self._warm_up(model)
@@ -97,20 +93,22 @@ class DiffusersEngine:
 
         def work() -> GenerationResult:
             token.raise_if_cancelled()
-            model = self.get(request.checkpoint) if request.checkpoint else self._default()
-            return Generation(request, model, self, token, sink).run()
+            with self._require().request(request.vae, self._enlarge) as models:
+                return Generation(request, models.get(request.checkpoint), models, token, sink).run()
 
         return self._guarded(work, f"An image of {what}")
 
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge one image to exactly width × height."""
-        token.raise_if_cancelled()
-        return enlarge_image(image, width, height, upscaler)
+        return self._guarded(
+            lambda: self._enlarge(image, upscaler, width, height, token), f"Enlarging to {width}×{height}"
+        )
 
-    def networks(self, model: Model, networks: list[NetworkTag]) -> "Networks":
-        """Put LoRA networks on ``model`` for one generation."""
-        return Networks(
-            [f"Networks not found: {', '.join(tag.name for tag in networks)}"] if networks else []
+    def _enlarge(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        token.raise_if_cancelled()
+        library = self._require()
+        return library.upscalers.enlarge(
+            image, upscaler, width, height, library.device, token.raise_if_cancelled
         )
 
     def _guarded(self, work: Callable[[], T], what: str) -> T:
@@ -136,21 +134,18 @@ class DiffusersEngine:
 
     # --- checkpoints ---------------------------------------------------------------------------------
 
-    def _require(self) -> tuple[device.Device, CheckpointCatalogue]:
-        if self._device is None or self._catalogue is None:
+    def _require(self) -> Library:
+        if self._library is None:
             raise ModelLoadError("The model has not been loaded.")
-        return self._device, self._catalogue
+        return self._library
 
-    def _default(self) -> Model:
-        return self.get(self._require()[1].default.title)
-
-    def get(self, name: str) -> Model:
-        """The checkpoint of that name, loaded. Raises ``UnknownName`` and ``ModelLoadError``."""
-        info = self._require()[1].find(name)
-        return self._models.get(info.title) or self._load(info)
+    def get(self, name: str | None = None) -> Model:
+        """The checkpoint of that name (None: the default one), loaded. Raises ``UnknownName``, ``ModelLoadError``."""
+        return self._require().get(name)
 
     def _load(self, info: CheckpointInfo) -> Model:
-        chosen, _ = self._require()
+        chosen = self._device
+        assert chosen is not None
         path = Path(info.filename)
 
         def work() -> Model:
@@ -165,7 +160,7 @@ class DiffusersEngine:
             return model
 
         try:
-            model = self._guarded(work, f"Checkpoint {info.title}")
+            return self._guarded(work, f"Checkpoint {info.title}")
         except OutOfMemory as error:
             raise ModelLoadError(
                 f"{error.detail} Give this pod more memory, or choose a smaller checkpoint."
@@ -174,76 +169,56 @@ class DiffusersEngine:
             raise
         except ModelError as error:
             raise ModelLoadError(f"Checkpoint {info.title} cannot be loaded. {error.detail}") from None
-        self._models[info.title] = model
-        return model
 
     def load_checkpoint(self, name: str) -> CheckpointInfo:
         """Have that checkpoint in memory. Raises ``UnknownName`` and ``ModelLoadError``."""
-        return self.get(name).info
+        with self._require().request(None, self._enlarge) as models:
+            return models.get(name).info
 
     def unload(self) -> None:
         """Give back the memory of all checkpoints; the next request loads what it needs."""
-        self._models.clear()
-        self.conditioning_cache = EncodingCache()
-        gc.collect()
-        if self._device is not None:
-            self._device.free_memory()
+        self.conditioning_cache.clear()
+        self._require().unload()
 
     def refresh(self) -> None:
-        """Look at the models folder again."""
-        self._require()[1].refresh()
+        """Look at the models folder again: checkpoints, VAEs, LoRAs, embeddings and upscalers."""
+        self._require().refresh()
 
     # --- what there is -------------------------------------------------------------------------------
 
     def find(self, name: str) -> CheckpointInfo:
         """The checkpoint of that name. Raises ``UnknownName``."""
-        return self._require()[1].find(name)
+        return self._require().catalogue.find(name)
 
     def vaes(self) -> Sequence[VaeInfo]:
         """VAEs that can be used."""
-        return []
+        return self._require().vaes.all()
 
     def loras(self) -> Sequence[LoraInfo]:
         """LoRA networks that prompts may name."""
-        return []
+        return self._require().loras.all()
 
     def embeddings(self) -> Sequence[EmbeddingInfo]:
         """Textual inversions."""
-        return []
+        return self._require().embeddings.all()
 
     def upscalers(self) -> Sequence[UpscalerInfo]:
-        """The built-in filters."""
-        return [UpscalerInfo(name) for name in BUILT_IN]
+        """The built-in filters, then networks."""
+        return self._require().upscalers.all()
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """All checkpoints, the default one first."""
-        return self._require()[1].all()
+        return self._require().catalogue.all()
 
     def current(self) -> CheckpointInfo:
         """The default checkpoint."""
-        return self._require()[1].default
+        return self._require().catalogue.default
 
     def device(self) -> DeviceInfo:
         """What this engine runs on."""
-        chosen, _ = self._require()
+        chosen = self._require().device
         return DeviceInfo(chosen.torch_device.type, chosen.dtype_name, chosen.memory_limit)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes by kind; empty on a CPU."""
         return self._device.memory() if self._device else {}
-
-
-class Networks:
-    """Extra networks on a model while one generation runs."""
-
-    def __init__(self, comments: list[str]) -> None:
-        self.comments = comments
-        self.extra: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None

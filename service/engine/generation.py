@@ -53,6 +53,9 @@ class Models(Protocol):
     def networks(self, model: Model, networks: list[NetworkTag]) -> "AppliedNetworks":
         """Put LoRA networks on ``model`` for one generation."""
 
+    def embedding_hash(self, name: str) -> str:
+        """What the infotext tells of a textual inversion."""
+
 
 class AppliedNetworks(Protocol):
     """Networks that are on a model until ``__exit__``; says what the infotext tells of them."""
@@ -97,6 +100,7 @@ class Generation:
         self._skips = token.skips
         self._comments: list[str] = []
         self._extra: dict[str, object] = {}
+        self._embeddings: dict[str, str] = {}
 
     def run(self) -> GenerationResult:
         """All images. Raises the token's error when the request was cancelled for good."""
@@ -119,6 +123,8 @@ class Generation:
                         interrupted = True
                         break
                 self._jobs_done = (batch + 1) * (self._jobs // request.batch_count)
+        if self._embeddings:
+            self._extra["TI hashes"] = ", ".join(f"{n}: {digits}" for n, digits in self._embeddings.items())
         count = len(images)
         return GenerationResult(
             images=tuple(images),
@@ -128,6 +134,8 @@ class Generation:
             model_name=self._model.info.name,
             model_hash=self._model.info.short_hash or "",
             model_title=self._model.info.title,
+            vae_name=self._model.vae_name,
+            vae_hash=self._model.vae_hash,
             sampler=self._sampler.name,
             scheduler=self._schedule_name(),
             steps_done=self._steps_done,
@@ -354,7 +362,7 @@ class Generation:
         second = hires if hires_steps is not None else None
         prompts = [(second and second.prompt) or request.prompt_of(i) for i in indices]
         negatives = [(second and second.negative_prompt) or request.negative_prompt_of(i) for i in indices]
-        return model.conditioner.encode(
+        conditioning = model.conditioner.encode(
             [extract_networks(prompt)[0] for prompt in prompts],
             [extract_networks(prompt)[0] for prompt in negatives],
             steps=steps * calls,
@@ -363,6 +371,9 @@ class Generation:
             emphasis=request.emphasis,
             comma_backtrack=request.comma_padding_backtrack,
         )
+        for name in conditioning.embeddings:
+            self._embeddings.setdefault(name, self._models.embedding_hash(name))
+        return conditioning
 
     def _refiner(self, start: int, count: int, steps: int) -> Stage:
         request = self._request

@@ -54,7 +54,7 @@ def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: Encod
     for part in PARTS:
         if names.get(part) is not None:
             module = build(part, names[part], read_json(folder / part / "config.json"))
-            fill(module, _tensors_of(folder / part, device), f"{part} in {folder.name}")
+            fill(module, tensors_of(folder / part, device), f"{part} in {folder.name}")
             modules[part] = module
     tokenizers = {
         name: CLIPTokenizer.from_pretrained(folder / name, local_files_only=True)
@@ -148,12 +148,13 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     return alphas
 
 
-def _tensors_of(folder: Path, device: Device) -> Iterator[tuple[str, Tensor]]:
-    for file in _weights_of(folder):
+def tensors_of(folder: Path, device: Device) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one part of a checkpoint, on the device and in its precision."""
+    for file in weights_of(folder):
         yield from read_tensors(file, device.dtype, device.torch_device)
 
 
-def _weights_of(folder: Path) -> list[Path]:
+def weights_of(folder: Path) -> list[Path]:
     """The safetensors files of one part: all shards, or the one file, the plain name before a variant's."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     shards = [file for file in files if "-of-" in file.name]

@@ -33,7 +33,9 @@ class Model:
     """All networks by their diffusers name, text encoders included."""
     preview_map: Tensor | None = None
     """Latent to RGB, (channels + 1, 3), float32, CPU; made when the first preview is asked for."""
-    adapters: dict[str, Any] = field(default_factory=dict)
+    vae_name: str | None = None
+    """Set where a request chose a VAE other than the checkpoint's own; ``vae_hash`` with it."""
+    vae_hash: str | None = None
 
     @property
     def latent_channels(self) -> int:

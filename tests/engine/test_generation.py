@@ -170,7 +170,7 @@ def test_running_out_of_memory_is_explained_and_survived(
     import torch
 
     before = run(engine, SMALL).images[0]
-    model = engine._default()
+    model = engine.get()
 
     def exhaust(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.10 GiB. GPU 0 has a total of …")

@@ -15,7 +15,7 @@ from service.api import internal, problems
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
-from service.api.middleware.paths import TrailingSlash
+from service.api.middleware.paths import Paths
 from service.api.middleware.session import SessionCookie
 from service.api.ops.routes import router as ops
 from service.api.sdapi import admin, extras, lists, memory, pnginfo, progress
@@ -74,13 +74,12 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
         version=VERSION,
         description="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API.",
         lifespan=lifespan,
-        root_path=settings.root_path,
         redirect_slashes=False,
         strict_content_type=False,
         # From the outside in. All are pure ASGI: see middleware.access.
         middleware=[
             Middleware(Access, metrics=metrics, served_by=settings.pod_name),
-            Middleware(TrailingSlash),
+            Middleware(Paths, root_path=settings.root_path),
             *_cors(settings),
             Middleware(BasicAuth, users=settings.api_auth),
             # Answers with pictures say Content-Encoding: identity and pass as they are.

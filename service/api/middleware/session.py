@@ -25,7 +25,7 @@ class SessionCookie:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or PREFIX not in scope["path"]:
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 
 from service.backends.protocol import Engine
 from service.errors import DeviceLost, ModelLoadError, ServiceError
-from service.jobs import GenerationResult, Progress
+from service.jobs import GenerationRequest, GenerationResult, Progress
 from service.lifecycle import Lifecycle, State
 from service.metrics import Metrics
 from service.slot import Place, Slot
@@ -114,24 +115,48 @@ class LocalBackend:
         Raises what :mod:`service.errors` names: refused (full, draining, loading), cancelled, past the deadline,
         out of memory …
         """
-        loop = asyncio.get_running_loop()
-
-        def sink(progress: Progress) -> None:
-            loop.call_soon_threadsafe(task.publish, progress)
-
         request = task.request
         assert request is not None
-        result = await self.on_device(task, lambda engine: engine.generate(request, task.token, sink))
+        return (await self.generate_series(task, lambda engine: [request]))[0]
+
+    def _account(self, task: Task, result: GenerationResult) -> None:
         for stage, seconds in result.timings.stages.items():
             task.timings.add(stage, seconds)
-        task.cold_start, self._first_image = self._first_image, False
-        self._count(result)
-        return result
-
-    def _count(self, result: GenerationResult) -> None:
+        task.cold_start, self._first_image = task.cold_start or self._first_image, False
         self._metrics.images.inc(len(result.images))
         self._metrics.pixels.inc(sum(image.shape[0] * image.shape[1] for image in result.images))
         self._metrics.steps.inc(result.steps_done)
+
+    async def generate_series(
+        self, task: Task, requests: Callable[[Engine], Sequence[GenerationRequest]]
+    ) -> list[GenerationResult]:
+        """Make one generation after the other in one turn on the device (A1111's scripts).
+
+        ``requests`` is called in the engine's thread. An interrupt ends the series after what there is so far.
+        """
+        loop = asyncio.get_running_loop()
+
+        def work(engine: Engine) -> list[GenerationResult]:
+            results: list[GenerationResult] = []
+            wanted = requests(engine)
+            for number, request in enumerate(wanted):
+
+                def sink(progress: Progress, number: int = number) -> None:
+                    each = progress.job_count
+                    whole = replace(
+                        progress, job_no=number * each + progress.job_no, job_count=each * len(wanted)
+                    )
+                    loop.call_soon_threadsafe(task.publish, whole)
+
+                results.append(engine.generate(request, task.token, sink))
+                if task.token.cancelled:
+                    break
+            return results
+
+        results = await self.on_device(task, work)
+        for result in results:
+            self._account(task, result)
+        return results
 
     async def on_device(self, task: Task, work: Callable[[Engine], T]) -> T:
         """Run other work of the engine (upscaling, loading a checkpoint) as ``task``, in its turn."""

@@ -12,11 +12,13 @@ from starlette.responses import Response
 from service.api.exchange import exchange
 from service.api.sdapi import respond, translate
 from service.api.sdapi.schemas import GenerationBody, ImagesResponse, Txt2ImgBody
+from service.api.sdapi.script_names import series
+from service.api.sdapi.scripts.series import Composed, Series
 from service.api.sdapi.settle import Body, Settled, check_names, keep_overrides, settle
 from service.context import Context, get_context
 from service.errors import Cancelled
 from service.jobs import GenerationRequest, GenerationResult, Pixels
-from service.tasks import Phase
+from service.tasks import Phase, Task
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -58,20 +60,27 @@ async def make(
         context.settings.output_dir,
         context.settings.max_image_pixels,
     )
+    script = series(settled.body, generation, kind, context.backend.engine, context.settings)
+    if script is not None:
+        engine = context.backend.engine
+        script = replace(script, requests=tuple(check_names(one, engine) for one in script.requests))
+        sending = replace(sending, extra={**(sending.extra or {}), **script.extra})
     async with exchange(context, request, kind, generation) as task:
         try:
-            result = await context.backend.generate(task)
+            results = await _results(generation, script, task, context)
         except Cancelled as error:
             if error.cause != "interrupt":
                 raise
-            result = _nothing(generation, context)
+            results = [_nothing(generation, context)]
         task.phase = Phase.ENCODING
 
         def encode() -> bytes:
-            made = result
+            composed = script.compose(results) if script is not None else Composed((), tuple(results))
             if finish is not None:
-                made = replace(made, images=tuple(finish(image, i) for i, image in enumerate(made.images)))
-            return respond.body(echo or settled.body, made, options, sending)
+                composed = replace(
+                    composed, results=tuple(_finished(made, finish) for made in composed.results)
+                )
+            return respond.body(echo or settled.body, composed, options, sending)
 
         began = time.perf_counter()
         content = await asyncio.get_running_loop().run_in_executor(context.encoders, encode)
@@ -82,6 +91,22 @@ async def make(
         if task.cold_start:
             headers["X-Cold-Start"] = "1"
         return Response(content, media_type="application/json", headers=headers)
+
+
+async def _results(
+    generation: GenerationRequest, script: Series | None, task: Task, context: Context
+) -> list[GenerationResult]:
+    """The one generation, or those of the script, made in one turn on the device."""
+    if script is None:
+        return [await context.backend.generate(task)]
+    prepare, fixed = script.prepare, script.requests
+    return await context.backend.generate_series(
+        task, lambda engine: fixed if prepare is None else prepare(engine, task.token)
+    )
+
+
+def _finished(result: GenerationResult, finish: Callable[[Pixels, int], Pixels]) -> GenerationResult:
+    return replace(result, images=tuple(finish(image, index) for index, image in enumerate(result.images)))
 
 
 def _nothing(generation: GenerationRequest, context: Context) -> GenerationResult:

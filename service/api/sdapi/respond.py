@@ -14,6 +14,7 @@ import orjson
 
 from service.api.sdapi.saving import save, save_grid
 from service.api.sdapi.schemas import GenerationBody
+from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
 from service.errors import BadRequest
 from service.imaging import formats, infotext
@@ -21,7 +22,7 @@ from service.imaging.formats import Encoding, encode_base64
 from service.imaging.grid import make_grid, rows_of
 from service.imaging.infotext import InfotextOptions
 from service.imaging.respond import encode_all
-from service.jobs import GenerationRequest, GenerationResult
+from service.jobs import GenerationRequest, GenerationResult, Pixels
 from service.options import Options
 from service.samplers import SAMPLERS
 
@@ -61,37 +62,66 @@ class Sending:
     largest_grid: int | None = None
 
 
-def body(sent: GenerationBody, result: GenerationResult, options: Options, sending: Sending) -> bytes:
-    """The JSON body of txt2img and img2img, as bytes; files of it on disk, if the client asked for them."""
-    extra = {**sampling(result.request), **(sending.extra or {})}
-    images, infotexts = encode(result, options, extra)
-    about = info(result, infotexts, options, extra)
+def body(sent: GenerationBody, composed: Composed, options: Options, sending: Sending) -> bytes:
+    """The JSON body of txt2img and img2img, as bytes; files of it on disk, if the client asked for them.
+
+    ``composed`` has one result, or those of a script. ``info`` is that of the first, with the images of all.
+    """
+    images: list[str] = []
+    infotexts: list[str] = []
+    about: dict[str, Any] = {}
+    remarks = list(sending.remarks)
+    for result in composed.results:
+        extra = {**sampling(result.request), **(sending.extra or {})}
+        encoded, texts = encode(result, options, extra)
+        if not about:
+            about = info(result, texts, options, extra)
+        else:
+            _merge(about, info(result, texts, options, extra))
+        images += encoded
+        infotexts += texts
+        remarks += [comment for comment in result.comments if comment not in remarks]
+    about["infotexts"] = infotexts
     about["styles"] = list(sent.styles or ())
-    remarks = [*sending.remarks, *result.comments]
-    if sent.save_images:
+    grids = [_written(grid, _first(infotexts, options), options, "samples_format") for grid in composed.grids]
+    if sent.save_images and images:
+        seeds = [seed for result in composed.results for seed in result.seeds[: len(result.images)]]
         if sending.output_dir and options.flag("samples_save"):
-            save(
-                sending.output_dir,
-                sending.kind,
-                images,
-                list(result.seeds),
-                _suffix(options, "samples_format"),
-            )
-        try:
-            grid = _grid(result, infotexts, options, sending)
-        except BadRequest as error:
-            remarks.append(f"There is no grid: {error.detail}")
-            grid = None
-        if grid is not None:
-            images, about["infotexts"] = [grid, *images], [infotexts[0], *infotexts]
-            about["index_of_first_image"] = 1
+            save(sending.output_dir, sending.kind, images, seeds, options.choice("samples_format"))
+        if not grids and len(composed.results) == 1:
+            try:
+                grid = _grid(composed.results[0], infotexts, options, sending)
+            except BadRequest as error:
+                remarks.append(f"There is no grid: {error.detail}")
+                grid = None
+            grids = [grid] if grid is not None else []
+    if grids:
+        about["infotexts"] = [_first(infotexts, options) or ""] * len(grids) + infotexts
+        about["index_of_first_image"] = len(grids)
     about["comments"] = remarks
     return orjson.dumps(
         {
-            "images": images if sent.send_images else [],
+            "images": [*grids, *images] if sent.send_images else [],
             "parameters": sent.model_dump(mode="json"),
             "info": orjson.dumps(about).decode(),
         }
+    )
+
+
+def _merge(about: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add the images of another result to an ``info`` object."""
+    for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
+        about[name] += more[name]
+
+
+def _first(infotexts: list[str], options: Options) -> str | None:
+    return infotexts[0] if infotexts and options.flag("enable_pnginfo") else None
+
+
+def _written(pixels: Pixels, text: str | None, options: Options, option: str) -> str:
+    kind = options.choice(option)
+    return encode_base64(
+        formats.encode(pixels, kind, text, options.integer("jpeg_quality"), options.flag("webp_lossless"))
     )
 
 
@@ -105,21 +135,11 @@ def _grid(result: GenerationResult, infotexts: list[str], options: Options, send
         count, options.integer("n_rows"), result.request.batch_size, options.flag("grid_prevent_empty_spots")
     )
     pixels = make_grid(result.images, rows, max_pixels=sending.largest_grid)
-    text = infotexts[0] if options.flag("enable_pnginfo") else None
-
-    def written(option: str) -> str:
-        kind = options.choice(option)
-        return encode_base64(
-            formats.encode(pixels, kind, text, options.integer("jpeg_quality"), options.flag("webp_lossless"))
-        )
-
+    text = _first(infotexts, options)
     if sending.output_dir is not None and kept:
-        save_grid(sending.output_dir, sending.kind, written("grid_format"), _suffix(options, "grid_format"))
-    return written("samples_format") if wanted else None
-
-
-def _suffix(options: Options, name: str) -> str:
-    return options.choice(name)
+        file = _written(pixels, text, options, "grid_format")
+        save_grid(sending.output_dir, sending.kind, file, options.choice("grid_format"))
+    return _written(pixels, text, options, "samples_format") if wanted else None
 
 
 def sampling(request: GenerationRequest) -> dict[str, Any]:

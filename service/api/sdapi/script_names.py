@@ -1,10 +1,16 @@
-"""Which scripts there are, for the lists and for the check of ``script_name`` and ``alwayson_scripts``."""
+"""Which scripts there are: for the lists, for the check of ``script_name``, and to run the one that is named."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from service.api.sdapi.schemas import GenerationBody
+from service.api.sdapi.scripts import prompt_matrix, sd_upscale, xyz_plot
+from service.api.sdapi.scripts.arguments import Arguments
+from service.api.sdapi.scripts.series import Series
+from service.backends.protocol import Engine
 from service.errors import BadRequest
+from service.jobs import GenerationRequest
+from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,71 @@ class Script:
     arguments: tuple[Argument, ...] = field(default=())
 
 
-SCRIPTS: Final[list[Script]] = []
+SCRIPTS: Final[list[Script]] = [
+    Script(
+        prompt_matrix.NAME,
+        ("txt2img", "img2img"),
+        (
+            Argument("Put variable parts at start of prompt", False),
+            Argument("Use different seed for each picture", False),
+            Argument("Select prompt", "positive", choices=("positive", "negative")),
+            Argument("Select joining char", "comma", choices=("comma", "space")),
+            Argument("Grid margins (px)", 0, 0, 500, 2),
+        ),
+    ),
+    Script(
+        sd_upscale.NAME,
+        ("img2img",),
+        (
+            Argument("", ""),
+            Argument("Tile overlap", 64, 0, 256, 16),
+            Argument("Upscaler", "None"),
+            Argument("Scale Factor", 2.0, 1.0, 4.0, 0.05),
+        ),
+    ),
+    Script(
+        xyz_plot.NAME,
+        ("txt2img", "img2img"),
+        (
+            *(
+                Argument(f"{axis} {what}", value, choices=choices)
+                for axis in "XYZ"
+                for what, value, choices in (
+                    ("type", "Nothing", tuple(a.label for a in xyz_plot.axes_for("txt2img") if a.apply)),
+                    ("values", "", None),
+                    ("values", [], None),
+                )
+            ),
+            Argument("Draw legend", True),
+            Argument("Include Sub Images", False),
+            Argument("Include Sub Grids", False),
+            Argument("Keep -1 for seeds", False),
+            Argument("Vary seeds for X", False),
+            Argument("Vary seeds for Y", False),
+            Argument("Vary seeds for Z", False),
+            Argument("Grid margins (px)", 0, 0, 500, 2),
+        ),
+    ),
+]
 """All selectable scripts, in the order of the lists. There are no always-on scripts."""
+
+
+def series(
+    body: GenerationBody, request: GenerationRequest, kind: str, engine: Engine, settings: Settings
+) -> Series | None:
+    """What the script that ``body`` names makes of ``request``; None where it names none. Raises BadRequest."""
+    name = (body.script_name or "").strip().lower()
+    arguments = Arguments(name, body.script_args)
+    if name == prompt_matrix.NAME:
+        planned = prompt_matrix.plan(request, arguments, settings.max_image_pixels)
+    elif name == sd_upscale.NAME:
+        names = [upscaler.name for upscaler in engine.upscalers()]
+        planned = sd_upscale.plan(request, arguments, names, settings)
+    elif name == xyz_plot.NAME:
+        planned = xyz_plot.plan(request, arguments, kind, settings.max_image_pixels)
+    else:
+        return None
+    return planned.checked(settings)
 
 
 def find_script(name: str, kind: str) -> Script | None:

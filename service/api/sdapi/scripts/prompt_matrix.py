@@ -1,0 +1,52 @@
+"""Prompt matrix: ``base|one|two`` makes every combination of the optional parts, and a grid of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from service.api.sdapi.scripts.arguments import Arguments
+from service.api.sdapi.scripts.series import Composed, Series, with_prompts
+from service.errors import BadRequest
+from service.imaging.grid import annotate, make_grid, matrix_captions
+from service.jobs import GenerationRequest, GenerationResult, Pixels
+
+NAME: Final = "prompt matrix"
+MOST_PARTS: Final = 8
+
+
+def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) -> Series:
+    """Arguments: put the optional parts first, different seed for each picture, "positive" or "negative" prompt,
+    "comma" or "space" between parts, margin of the grid in pixels."""
+    first = arguments.flag(0, False)
+    different_seeds = arguments.flag(1, False)
+    negative = arguments.choice(2, "prompt type", ("positive", "negative"), "positive") == "negative"
+    glue = ", " if arguments.choice(3, "delimiter", ("comma", "space"), "comma") == "comma" else " "
+    margin = int(arguments.number(4, "margin", 0, 0, 500))
+    original = request.negative_prompt if negative else request.prompt
+    base, *parts = original.split("|")
+    parts = [part.strip() for part in parts]
+    if len(parts) > MOST_PARTS:
+        raise BadRequest(
+            f"{NAME}: the prompt has {len(parts)} optional parts; at most {MOST_PARTS} are taken."
+        )
+    requests = []
+    for combination in range(2 ** len(parts)):
+        chosen = [part for bit, part in enumerate(parts) if combination >> bit & 1]
+        text = glue.join([*chosen, base.strip()] if first else [base.strip(), *chosen])
+        one = with_prompts(
+            request, request.prompt if negative else text, text if negative else request.negative_prompt
+        )
+        one = replace(one, batch_count=1, batch_size=1)
+        requests.append(replace(one, seed=request.seed + combination) if different_seeds else one)
+
+    def compose(results: Sequence[GenerationResult]) -> Composed:
+        images: list[Pixels] = [image for result in results for image in result.images]
+        if len(images) != len(requests):  # interrupted: no complete grid
+            return Composed((), tuple(results))
+        columns, rows = matrix_captions(parts)
+        grid = make_grid(images, len(rows), margin=margin, max_pixels=largest_grid)
+        return Composed(
+            (annotate(grid, columns, rows, margin=margin, max_pixels=largest_grid),), tuple(results)
+        )
+
+    return Series(tuple(requests), compose=compose)

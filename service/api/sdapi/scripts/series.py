@@ -1,0 +1,53 @@
+"""What a script makes of a request: generations to run one after the other, and how their images are put together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from service.api.limits import check
+from service.backends.protocol import Engine
+from service.errors import BadRequest
+from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The images to send: ``grids`` first (they carry the first image's infotext), then those of the results."""
+
+    grids: tuple[Pixels, ...]
+    results: tuple[GenerationResult, ...]
+
+
+def _as_they_are(results: Sequence[GenerationResult]) -> Composed:
+    return Composed((), tuple(results))
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Generations of one request. ``prepare`` (in the engine's thread) makes those that depend on the engine.
+
+    ``compose`` runs in an encoder thread, with as many results as were made before an interrupt.
+    """
+
+    requests: tuple[GenerationRequest, ...] = ()
+    prepare: Callable[[Engine, CancelToken], Sequence[GenerationRequest]] | None = None
+    compose: Callable[[Sequence[GenerationResult]], Composed] = _as_they_are
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self, settings: Settings) -> "Series":
+        """Itself, if every generation is within the limits and all images together are. Raises :class:`BadRequest`."""
+        for request in self.requests:
+            check(request, settings)
+        total = sum(request.image_count for request in self.requests)
+        if total > settings.max_images:
+            raise BadRequest(
+                f"The script would make {total} images, but at most {settings.max_images} are made in one request "
+                "(SD_MAX_IMAGES): give it fewer values."
+            )
+        return self
+
+
+def with_prompts(request: GenerationRequest, prompt: str, negative_prompt: str) -> GenerationRequest:
+    """``request`` with other prompts for all of its images."""
+    return replace(request, prompt=prompt, negative_prompt=negative_prompt, prompts=(), negative_prompts=())

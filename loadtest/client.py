@@ -8,7 +8,7 @@ import asyncio
 import email.utils
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +20,8 @@ from loadtest.exchange import Exchange, Session, Target
 from loadtest.failures import TIMEOUTS, Stage, name_failure
 from loadtest.payloads import Payload
 
+CONNECT_GRACE: Final = 2.0
+"""Seconds after which a connection attempt is cancelled that did not end in time by itself."""
 MAX_BODY: Final = 512 * 2**20
 """Bytes of an answer; a server that sends more without end is cut off."""
 
@@ -27,9 +29,10 @@ MAX_BODY: Final = 512 * 2**20
 class _Marks:
     """Moments of one attempt, told by httpcore's trace extension."""
 
-    __slots__ = ("connect_begin", "connect_end", "head_end", "write_begin", "write_end")
+    __slots__ = ("connect_begin", "connect_end", "head_end", "on_write", "write_begin", "write_end")
 
     def __init__(self) -> None:
+        self.on_write: Callable[[], None] | None = None
         self.connect_begin = self.connect_end = self.write_begin = self.write_end = self.head_end = 0.0
 
     async def __call__(self, name: str, _info: Any) -> None:
@@ -42,6 +45,8 @@ class _Marks:
             self.connect_end = 0.0
         elif step == "send_request_headers.started":
             self.write_begin = time.perf_counter()
+            if self.on_write is not None:
+                self.on_write()
         elif step == "send_request_body.complete":
             self.write_end = time.perf_counter()
         elif step == "receive_response_headers.complete":
@@ -57,10 +62,10 @@ class _Marks:
 class Client:
     """Sends requests to one target. Use as an async context manager; never raises for what a server does."""
 
-    def __init__(self, target: Target, begin: float | None = None) -> None:
-        """``begin`` (``time.perf_counter``) is the start of the run that all times count from."""
+    def __init__(self, target: Target) -> None:
         self.target = target
-        self.begin = time.perf_counter() if begin is None else begin
+        self.begin = time.perf_counter()
+        """The start of the run that all times count from; :meth:`start` sets it anew."""
         self._tls = _tls(target)
         # One transport for each place in flight, with at most one connection: httpcore's pool looks at all of
         # its connections for every request, which at 100 in flight costs ten times what the request does.
@@ -81,6 +86,10 @@ class Client:
     ) -> None:
         for transport in (*self._idle, *self._busy):
             await transport.aclose()
+
+    def start(self) -> None:
+        """The run begins now."""
+        self.begin = time.perf_counter()
 
     def now(self) -> float:
         """Seconds since the start of the run."""
@@ -112,9 +121,7 @@ class Client:
     async def _attempt(
         self, exchange: Exchange, payload: Payload, session: Session | None, deadline: float
     ) -> float | None:
-        """One attempt, written into ``exchange``; the seconds to wait before another one, or None for no
-        other.
-        """
+        """One attempt, written into ``exchange``; seconds to wait before another one, None for none."""
         marks = _Marks()
         left = max(0.001, deadline - self.now())
         request = httpx.Request(
@@ -122,9 +129,7 @@ class Client:
             self._url,
             headers=self._headers,
             content=payload.body,
-            # A handshake that httpcore ends itself, just before our limit, closes its connection; a cancelled
-            # one would leave that to the garbage collector.
-            extensions={"trace": marks, "timeout": {"connect": left - min(0.05, 0.05 * left)}},
+            extensions={"trace": marks, "timeout": {"connect": left}},
         )
         if session is not None:
             session.cookies.set_cookie_header(request)
@@ -133,7 +138,11 @@ class Client:
         exchange.done, exchange.cold = 0.0, False
         exchange.started = exchange.first_progress = None
         retry_after: float | None = None
-        limit = asyncio.timeout_at(asyncio.get_running_loop().time() + left)
+        # Connecting is httpcore's to end: a handshake that it gives up is closed, a cancelled one would be left
+        # to the garbage collector. From the first byte sent on, the limit is ours.
+        end = asyncio.get_running_loop().time() + left
+        limit = asyncio.timeout_at(end + CONNECT_GRACE)
+        marks.on_write = lambda: limit.reschedule(end)
         body = b""
         transport = self._take()
         try:
@@ -257,6 +266,8 @@ def _excerpt(response: httpx.Response, body: bytes) -> str:
 
 
 def _tls(target: Target) -> ssl.SSLContext:
+    if not target.url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; reading all authorities takes a while
     context = ssl.create_default_context(cafile=target.ca_file)
     if not target.verify:
         context.check_hostname = False

@@ -129,7 +129,7 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-async def calibrate(target: Target, body: bytes) -> tuple[float, float]:
+async def calibrate(target: Target, body: bytes, rounds: int = ROUNDS) -> tuple[float, float]:
     """(cost of one exchange in this client, round trip of a bare socket), medians in seconds.
 
     Takes a tenth of a second. Headers, body and code path are those of the run; TLS, name lookup and the
@@ -148,7 +148,7 @@ async def calibrate(target: Target, body: bytes) -> tuple[float, float]:
         async with Client(local) as client:
             with socket.create_connection(("127.0.0.1", port)) as plain:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for number in range(ROUNDS):
+                for number in range(rounds):
                     exchange = await client.send(number, Payload(body))
                     before = time.perf_counter()
                     plain.sendall(raw)

@@ -78,6 +78,7 @@ class Runner:
 
     async def execute(self) -> None:
         """Run to the end. Never raises for what a server does."""
+        self._client.start()
         if isinstance(self._loop, ClosedLoop):
             for user in range(self._loop.concurrency):
                 self._spawn(self._user(self._loop, user))

@@ -28,9 +28,9 @@ Answer = Callable[..., bytes]
 
 
 def outcome(run_cli: Cli, tmp_path: Path, url: str, *more: str, expected: int = 3) -> RunResult:
-    """Six requests, two at a time, with a second each."""
+    """Six requests, two at a time."""
     path = tmp_path / "result.json"
-    result = run_cli("run", url, "-n", "6", "-c", "2", "-t", "1", "--quiet", "--no-calibrate",
+    result = run_cli("run", url, "-n", "6", "-c", "2", "-t", "20", "--quiet", "--no-calibrate",
                      "--json", str(path), *more)  # fmt: skip
     assert result.exit_code == expected, result.output
     assert "Traceback" not in result.output
@@ -72,7 +72,7 @@ def test_the_name_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tls_to_a_server_without_tls(run_cli: Cli, tmp_path: Path, raw_server: Raw, answer: Answer) -> None:
     # The bytes of a TLS hello never end like a request: this server waits for more.
     url = raw_server(lambda connection, _: connection.sendall(answer()))
-    assert kinds(outcome(run_cli, tmp_path, url.replace("http://", "https://"))) == {
+    assert kinds(outcome(run_cli, tmp_path, url.replace("http://", "https://"), "-t", "1")) == {
         "timeout while connecting": 6
     }
 
@@ -112,7 +112,7 @@ def test_a_certificate_that_nobody_trusts(
 def test_a_server_that_never_answers(run_cli: Cli, tmp_path: Path, raw_server: Raw) -> None:
     url = raw_server(lambda connection, _: connection.recv(1) and None)
     begin = time.monotonic()
-    run = outcome(run_cli, tmp_path, url)
+    run = outcome(run_cli, tmp_path, url, "-t", "1")
     assert kinds(run) == {"timeout waiting for an answer": 6}
     # Three rounds of one second each: the bound is generous, a hang would last for ever.
     assert time.monotonic() - begin < 60
@@ -129,7 +129,7 @@ def test_a_server_that_never_accepts(run_cli: Cli, tmp_path: Path) -> None:
                 filler.setblocking(False)
                 filler.connect_ex(listener.getsockname())
                 fillers.append(filler)
-            run = outcome(run_cli, tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            run = outcome(run_cli, tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}", "-t", "1")
         finally:
             for filler in fillers:
                 filler.close()
@@ -143,7 +143,7 @@ def test_a_body_without_end(run_cli: Cli, tmp_path: Path, raw_server: Raw) -> No
             connection.sendall(b"x")
             time.sleep(0.05)
 
-    assert kinds(outcome(run_cli, tmp_path, raw_server(drip))) == {"timeout in the body": 6}
+    assert kinds(outcome(run_cli, tmp_path, raw_server(drip), "-t", "1")) == {"timeout in the body": 6}
 
 
 def test_a_reset_in_the_middle_of_a_body(run_cli: Cli, tmp_path: Path, raw_server: Raw) -> None:
@@ -241,6 +241,8 @@ def test_retry_after_ends_with_the_timeout(
         tmp_path,
         raw_server(lambda connection, _: connection.sendall(refused)),
         "--honour-retry-after",
+        "-t",
+        "1",
     )
     assert kinds(run) == {"HTTP 503": 6}
     assert run.retries == 0

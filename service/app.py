@@ -53,7 +53,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend = LocalBackend(
-            make_engine or _diffusers_engine(settings), lifecycle, metrics, settings.queue_size
+            make_engine or _diffusers_engine(settings, metrics), lifecycle, metrics, settings.queue_size
         )
         context = Context(
             settings,
@@ -115,11 +115,14 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _diffusers_engine(settings: Settings) -> Callable[[], Engine]:
+def _diffusers_engine(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
+    def count(cache: str, hit: bool) -> None:
+        (metrics.cache_hits if hit else metrics.cache_misses).labels(cache).inc()
+
     def make() -> Engine:
         # Here, in the engine's thread: torch takes seconds to import and the probes answer meanwhile.
         from service.engine.engine import DiffusersEngine
 
-        return DiffusersEngine(settings)
+        return DiffusersEngine(settings, count)
 
     return make

@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,11 +37,15 @@ T = TypeVar("T")
 class DiffusersEngine:
     """See :class:`service.backends.protocol.Engine`. All methods run in one thread, the engine's."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_cache: Callable[[str, bool], None] | None = None) -> None:
+        """``on_cache(cache, hit)`` is told of each look-up (``cache`` of ``metrics.CACHES``)."""
         self._settings = settings
         self._device: device.Device | None = None
         self._library: Library | None = None
         self.conditioning_cache = EncodingCache()
+        if on_cache is not None:
+            self.conditioning_cache.on_hit = partial(on_cache, "conditioning", True)
+            self.conditioning_cache.on_miss = partial(on_cache, "conditioning", False)
 
     # --- life ----------------------------------------------------------------------------------------
 

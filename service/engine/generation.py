@@ -370,6 +370,7 @@ class Generation:
             clip_skip=request.clip_skip,
             emphasis=request.emphasis,
             comma_backtrack=request.comma_padding_backtrack,
+            raise_if_cancelled=self._token.raise_if_cancelled,
         )
         for name in conditioning.embeddings:
             self._embeddings.setdefault(name, self._models.embedding_hash(name))

@@ -72,8 +72,11 @@ class FakeEngine:
                     break
                 token.raise_if_cancelled()
                 if self.gate is not None:
-                    while not self.gate.acquire(timeout=0.01):
+                    while not (opened := self.gate.acquire(timeout=0.01)) and token.cause != "interrupt":
                         token.raise_if_cancelled()
+                    if not opened:
+                        interrupted = True
+                        break
                 elif self.step_time:
                     threading.Event().wait(self.step_time)
                 done += 1

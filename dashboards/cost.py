@@ -34,9 +34,12 @@ def _started(window: str, seconds: str) -> str:
 
 
 def _loading(window: str, seconds: str) -> str:
-    """Seconds that the pods which started during ``window`` needed to become ready."""
+    """Seconds that the pods which started during ``window`` needed, or need so far, to become ready."""
     recent = _started(window, seconds)
-    return f"(sum(last_over_time({TOTAL}[{window}]) and on (instance) ({recent})) or vector(0))"
+    done = f"sum(last_over_time({TOTAL}[{window}]) and on (instance) ({recent})) or vector(0)"
+    loading = of("sd_lifecycle_state", state="starting|loading")
+    so_far = f"sum(time() - {STARTED} and on (instance) {loading} == 1) or vector(0)"
+    return f"(({done}) + ({so_far}))"
 
 
 def _money(window: str) -> str:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dashboards.query import Series
 
@@ -135,7 +135,7 @@ def _number(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> N
     else:
         value = answers[0][0].last
         text, colour = shown(value, panel["fieldConfig"]["defaults"]["unit"]), _colour(panel, value)
-    size = 17 if len(text) < 14 else 11
+    size = 17 if len(text) < 10 else 12
     axes.text(0.5, 0.5, text, size=size, color=colour, ha="center", va="center", weight="bold")
 
 
@@ -152,6 +152,7 @@ def _times(axes: Axes, answers: list[list[Series]]) -> float:
     """Set the x axis to seconds since the first point; returns that point's time."""
     first = min(series.points[0][0] for answer in answers for series in answer if series.points)
     axes.tick_params(labelsize=7, length=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f} s"))
     return first
 

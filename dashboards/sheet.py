@@ -20,9 +20,6 @@ from dashboards.stand import StandError, free_port, load, local_config, promethe
 SCRAPE: Final = 1
 """Seconds between scrapes on the stand; a short load needs a short interval."""
 
-COLD_START: Final = 10
-"""Seconds before readiness that are shown."""
-
 CHOICES: Final = {"namespace": ".+", "service": ".+", "revision": ".+", "price": "1.00"}
 
 
@@ -51,9 +48,9 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             port = free_port()
             config = local_config(f"127.0.0.1:{port}", SCRAPE)
+            started = time.time()
             # Prometheus first: the cold start belongs into the picture.
             with prometheus(config, Path(folder)) as api, service(Path(folder), port) as url:
-                started = time.time() - COLD_START
                 print(f"asking for images for {chosen.seconds:.0f} s …", file=sys.stderr)
                 asyncio.run(load(url, chosen.seconds))
                 time.sleep(2 * SCRAPE)

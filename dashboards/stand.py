@@ -150,7 +150,7 @@ async def _disturb(client: httpx.AsyncClient, end: float, side: int) -> None:
     while turn < 4 or time.monotonic() < end:
         turn += 1
         await client.get("/sdapi/v1/progress")
-        body = {"prompt": "blue bird", "steps": 100, "width": side, "height": side}
+        body = {"prompt": "blue bird", "steps": 60, "width": side, "height": side}
         if turn % 4 == 1:
             await client.post("/sdapi/v1/txt2img", json={**body, "sampler_name": "no such sampler"})
         elif turn % 4 == 2:

@@ -53,7 +53,8 @@ def train_unet(
     cache: Cache,
     minutes: Minutes = 95,
     output: Output = FOLDER,
-    entries: Annotated[int, typer.Option(help="Composites that a process encodes before it trains.")] = 1400,
+    entries: Annotated[int, typer.Option(help="Composites that a process encodes before it trains.")] = 420,
+    sizes: Annotated[bool, typer.Option(help="In the last quarter train at 256x256 and 768x768 too.")] = True,
     workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
 ) -> None:
     """Trains the UNet; writes the model's folder whenever it saves a checkpoint."""
@@ -62,6 +63,12 @@ def train_unet(
         workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries
     )
     parallel.run(work, workers)
+
+
+@app.command("adopt")
+def adopt(cache: Cache, output: Output = FOLDER) -> None:
+    """Takes the model's folder as the start of a further training in an empty cache."""
+    Workshop(cache).adopt(output)
 
 
 @app.command("export")

@@ -128,7 +128,7 @@ def train(
         model.load_state_dict(state["model"])
         average.values = state["average"]
         if not decoder_only:
-            for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            for optimiser, kept in zip(optimisers, state.get("optimisers", ()), strict=False):
                 optimiser.load_state_dict(kept)
             ticker = Ticker("autoencoder", minutes, state["minutes"], state["step"])
     schedules = (Schedule(0.01, 4e-4, 20), Schedule(1e-3, 4e-5, 20))

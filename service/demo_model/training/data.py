@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
-from .selection import OFTEN, RARELY
+from .selection import DRAWN, KNOWN
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 WORDS = ("emojibase-data", "17.0.0")
@@ -60,9 +60,9 @@ class Subject:
     file: str
 
     @property
-    def weight(self) -> float:
-        """How often it is drawn in training, relative to the others."""
-        return 0.35 if self.name in RARELY else 1.2
+    def drawn(self) -> bool:
+        """Whether the UNet learns it."""
+        return self.name in DRAWN
 
 
 def fetch(cache: Path) -> None:
@@ -106,7 +106,7 @@ def load_subjects(cache: Path) -> list[Subject]:
         group = _GROUPS.get(entry.get("group", -1), "people")
         subgroup = meta["subgroups"].get(str(entry.get("subgroup")), "")
         file = files.get(code) or files.get(code.replace("-fe0f", "")) or files.get(code + "-fe0f")
-        if file is None or name in found or name not in OFTEN | RARELY:
+        if file is None or name in found or name not in DRAWN | KNOWN:
             continue
         tags = tuple(dict.fromkeys(tag for tag in map(_clean, entry.get("tags", ())) if tag and tag != name))
         found[name] = Subject(code, str(entry["emoji"]), name, tags, group, subgroup, file)
@@ -146,6 +146,13 @@ class Placement:
         slack = (1 - size) / 2 + 0.02
         return Placement(
             size, 0.5 + rng.uniform(-slack, slack), 0.5 + rng.uniform(-slack, slack), rng.random() < 0.5
+        )
+
+    @staticmethod
+    def draw_calmly(rng: random.Random) -> "Placement":
+        """A placement as the UNet learns it: it has less to learn where less varies."""
+        return Placement(
+            rng.uniform(0.76, 0.84), 0.5 + rng.uniform(-0.03, 0.03), 0.5 + rng.uniform(-0.03, 0.03), False
         )
 
 

@@ -22,7 +22,6 @@ from rich.progress import track
 
 from .data import Placement, Subject, composite, soft_background
 from .matching import Matcher, colour_name
-from .selection import OFTEN
 
 STEPS, GUIDANCE = 20, 7.0
 BACKGROUNDS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -90,8 +89,8 @@ class Result:
 
 
 def chosen(subjects: Sequence[Subject], count: int) -> list[int]:
-    """Rows of the subjects that are measured: those that training favours, or a fixed sample of them."""
-    rows = [row for row, subject in enumerate(subjects) if subject.name in OFTEN]
+    """Rows of the subjects that are measured: those that the UNet learnt, or a fixed sample of them."""
+    rows = [row for row, subject in enumerate(subjects) if subject.drawn]
     return rows if count >= len(rows) else sorted(random.Random(1).sample(rows, count))
 
 

@@ -76,13 +76,12 @@ def train(
     parameters = [*model.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98))
     schedule, colours = Schedule(peak=1.2e-3, floor=2e-5, warm_up_steps=60), [None, *COLOURS]
-    weights = [subject.weight for subject in captioner.subjects]
     ticker = Ticker("text encoder", minutes)
     for spent in ticker:
         set_rate(optimiser, schedule.rate(ticker.step, spent))
         whole = ticker.step % 8 == 7
         size = batch // 3 if whole else batch
-        rows = [rng.choices(range(count), weights)[0] if rng.random() < 0.96 else count for _ in range(size)]
+        rows = [rng.randrange(count) if rng.random() < 0.96 else count for _ in range(size)]
         named = [draw_colour(rng) for _ in range(size)]
         texts = [
             captioner.noise(colour, rng)

@@ -67,12 +67,12 @@ class LatentBank:
         self,
         pictures: torch.Tensor,
         autoencoder: AutoencoderTiny,
-        weights: Sequence[float],
+        rows: Sequence[int],
         rng: random.Random,
         canvas: int = 512,
     ) -> None:
         self.pictures, self.autoencoder, self.rng, self.canvas = pictures, autoencoder, rng, canvas
-        self.weights = weights
+        self.rows = rows
         self.latents = torch.zeros(0, CHANNELS, canvas // FACTOR, canvas // FACTOR, dtype=torch.float16)
         self.subject: list[int] = []
         self.colour: list[int] = []
@@ -85,15 +85,14 @@ class LatentBank:
         for colour in colours:
             name = COLOUR_NAMES[colour]
             grounds.append(soft_background(self.rng) if name is None else named_background(self.rng, name))
-        places = [Placement.draw(self.rng) for _ in rows]
+        places = [Placement.draw_calmly(self.rng) for _ in rows]
         drawn = composite(self.pictures[list(rows)], places, grounds, self.canvas)
         drawn = drawn.contiguous(memory_format=torch.channels_last)
         return self.autoencoder.encode(drawn).latents.half().contiguous(), colours
 
     def fill(self, entries: int) -> None:
-        """Adds entries; which subjects, goes by their weights, but with enough entries each comes at least once."""
-        whole = list(range(len(self.weights))) if entries >= len(self.weights) else []
-        rows = whole + self.rng.choices(range(len(self.weights)), self.weights, k=entries - len(whole))
+        """Adds entries: all subjects in turn."""
+        rows = [self.rows[place % len(self.rows)] for place in range(entries)]
         self.rng.shuffle(rows)
         parts = [self.latents]
         for start in Ticker.over("latents", range(0, len(rows), 4)):
@@ -107,7 +106,7 @@ class LatentBank:
         """Replaces the oldest entries by new composites."""
         places = [(self._next + offset) % len(self.subject) for offset in range(count)]
         self._next += count
-        rows = self.rng.choices(range(len(self.weights)), self.weights, k=count)
+        rows = self.rng.choices(self.rows, k=count)
         encoded, colours = self._encode(rows)
         self.latents[places] = encoded
         for place, row in zip(places, rows, strict=True):
@@ -211,7 +210,7 @@ def train(
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         average.values = state["average"]
-        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+        for optimiser, kept in zip(optimisers, state.get("optimisers", ()), strict=False):
             optimiser.load_state_dict(kept)
         ticker = Ticker("unet", minutes, state["minutes"], state["step"])
     torch.manual_seed(seed + 1000 * ticker.step + peers.rank)

@@ -1,9 +1,12 @@
 """The cache folder of a training, and what each stage finds and leaves there."""
 
+import json
 import random
+import shutil
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline
 from rich.console import Console
 from transformers import CLIPTokenizer
 
@@ -27,13 +30,9 @@ class Workshop:
         self.cache = cache
         self.subjects = data.load_subjects(cache)
         self.pictures = data.load_pictures(cache, self.subjects)
+        self.drawn = [row for row, subject in enumerate(self.subjects) if subject.drawn]
         self.captioner = Captioner(self.subjects)
-        console.print(f"{len(self.subjects)} subjects")
-
-    @property
-    def weights(self) -> list[float]:
-        """How often each subject is drawn."""
-        return [subject.weight for subject in self.subjects]
+        console.print(f"{len(self.subjects)} subjects, {len(self.drawn)} to draw")
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer, trained on first use."""
@@ -47,7 +46,7 @@ class Workshop:
         """The latents of one canvas size for one process, encoded on first use."""
         model = autoencoders.load(self.cache / "autoencoder.pt")
         rng = random.Random(canvas + rank)
-        bank = unets.LatentBank(self.pictures, model, self.weights, rng, canvas)
+        bank = unets.LatentBank(self.pictures, model, self.drawn, rng, canvas)
         stored = self.cache / f"latents-{canvas}-{rank}.pt"
         if stored.exists():
             bank.load(stored)
@@ -58,10 +57,13 @@ class Workshop:
 
     def scaling(self) -> float:
         """1 / deviation of the latents, so that the UNet sees deviation 1."""
-        model = autoencoders.load(self.cache / "autoencoder.pt")
-        bank = unets.LatentBank(self.pictures, model, self.weights, random.Random(0))
-        bank.fill(96)
-        return round(1 / float(bank.latents.float().std()), 5)
+        stored = self.cache / "scaling.json"
+        if not stored.exists():
+            model = autoencoders.load(self.cache / "autoencoder.pt")
+            bank = unets.LatentBank(self.pictures, model, self.drawn, random.Random(0))
+            bank.fill(96)
+            stored.write_text(json.dumps(round(1 / float(bank.latents.float().std()), 5)))
+        return float(json.loads(stored.read_text()))
 
     def export(self, output: Path, scaling: float | None = None) -> None:
         """Writes the model's folder from the checkpoints there are."""
@@ -75,8 +77,27 @@ class Workshop:
         )
         export.export(parts, scaling or self.scaling(), output)
 
+    def adopt(self, folder: Path) -> None:
+        """Makes a model's folder the checkpoints of this cache, so that training goes on from what it learnt.
 
-def train_unet(peers: Peers, cache: Path, minutes: float, output: Path, entries: int) -> None:
+        Optimisers start afresh. Latents and captions of another autoencoder or text encoder are thrown away.
+        """
+        if list(self.cache.glob("*.pt")):
+            raise FileExistsError(f"{self.cache} holds checkpoints already: give an empty cache folder.")
+        shutil.copytree(folder / "tokenizer", self.cache / "tokenizer", dirs_exist_ok=True)
+        parts = StableDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True
+        )
+        for part, name in ((parts.vae, "autoencoder"), (parts.unet, "unet")):
+            values = part.state_dict()
+            torch.save(
+                {"model": values, "average": values, "minutes": 0.0, "step": 0}, self.cache / f"{name}.pt"
+            )
+        torch.save(parts.text_encoder.state_dict(), self.cache / "text.pt")
+        (self.cache / "scaling.json").write_text(json.dumps(parts.vae.config.scaling_factor))
+
+
+def train_unet(peers: Peers, cache: Path, minutes: float, output: Path, entries: int, sizes: bool) -> None:
     """The work of one process: makes its own latents and captions, then trains with its peers."""
     shop = Workshop(cache, threads=None)
     tokenizer = shop.tokenizer()
@@ -88,7 +109,7 @@ def train_unet(peers: Peers, cache: Path, minutes: float, output: Path, entries:
     )
     unets.train(
         bank,
-        lambda: [shop.bank(peers.rank, 256, 300), shop.bank(peers.rank, 768, 150)],
+        lambda: [shop.bank(peers.rank, 256, 200), shop.bank(peers.rank, 768, 100)] if sizes else [],
         pool,
         cache / "unet.pt",
         minutes,

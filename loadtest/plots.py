@@ -108,7 +108,15 @@ def timeline(run: RunResult, colours: Colours) -> str | None:
             )
         )
         # Gaps between neighbours of the same colour, and the wait for the server before a late answer.
-        axes.scatter([one.done for one in records], rows, marker="|", s=width**2, color="white", linewidths=1.8)
+        axes.scatter(
+            [one.done for one in records],
+            rows,
+            marker="|",
+            s=width**2,
+            color="white",
+            linewidths=1,
+            zorder=2.5,
+        )
         late = [
             (one.intended, one.sent, row)
             for one, row in zip(records, rows, strict=True)

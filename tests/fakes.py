@@ -72,9 +72,7 @@ class FakeEngine:
                     break
                 token.raise_if_cancelled()
                 if self.gate is not None:
-                    while not (opened := self.gate.acquire(timeout=0.01)) and token.cause != "interrupt":
-                        token.raise_if_cancelled()
-                    if not opened:
+                    if not self._pass_gate(self.gate, token):
                         interrupted = True
                         break
                 elif self.step_time:
@@ -114,6 +112,14 @@ class FakeEngine:
             self.steps_done.append(done)
             with self._lock:
                 self.on_device -= 1
+
+    def _pass_gate(self, gate: threading.Semaphore, token: CancelToken) -> bool:
+        """Wait for the gate; False if the request was interrupted meanwhile."""
+        while not gate.acquire(timeout=0.01):
+            if token.cause == "interrupt":
+                return False
+            token.raise_if_cancelled()
+        return True
 
     def _preview(self, request: GenerationRequest, step: int) -> Pixels | None:
         if request.preview_every and (step + 1) % request.preview_every == 0:

@@ -159,11 +159,12 @@ def _derived(result: GenerationResult, more: Mapping[str, Any]) -> dict[str, Any
     if hires:
         if not {"Hires upscale", "Hires resize"} & more.keys():
             scale = hires.width / request.width
+            asked = hires.crop_to or (hires.width, hires.height)
             # The factor tells the size only if both sides come out of it, rounded down.
-            if int(request.height * scale) == hires.height:
+            if hires.crop_to is None and int(request.height * scale) == hires.height:
                 fields["Hires upscale"] = round(scale, 4)
             else:
-                fields["Hires resize"] = f"{hires.width}x{hires.height}"
+                fields["Hires resize"] = f"{asked[0]}x{asked[1]}"
         fields |= {
             "Hires steps": hires.steps or None,
             "Hires upscaler": hires.upscaler,

@@ -209,11 +209,10 @@ def enlarge(
     scale = network.scale
     whole = np.zeros((height * scale, width * scale, 3), np.float32)
     weight = np.zeros((height * scale, width * scale, 1), np.float32)
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
+    for top, bottom in _pieces(height, tile, overlap, network.shuffle):
+        for left, right in _pieces(width, tile, overlap, network.shuffle):
             check()
-            piece = image[top : top + tile, left : left + tile]
-            made = _run(network, piece, parameter)
+            made = _run(network, image[top:bottom, left:right], parameter)
             rows = slice(top * scale, top * scale + made.shape[0])
             columns = slice(left * scale, left * scale + made.shape[1])
             fade = (
@@ -238,12 +237,12 @@ def _run(network: RRDBNet | SRVGGNet, piece: Pixels, like: Tensor) -> np.ndarray
     return np.asarray(made.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where pieces of ``tile`` begin that cover ``length``, the last one moved back to end with it."""
+def _pieces(length: int, tile: int, overlap: int, fold: int) -> list[tuple[int, int]]:
+    """Where pieces of about ``tile`` begin and end that cover ``length``; they begin where pixels fold evenly."""
     if length <= tile:
-        return [0]
-    step = tile - overlap
-    return [*range(0, length - tile, step), length - tile]
+        return [(0, length)]
+    starts = range(0, length - tile, tile - overlap)
+    return [*((start, start + tile) for start in starts), ((length - tile) // fold * fold, length)]
 
 
 def _ramp(length: int, overlap: int) -> np.ndarray:

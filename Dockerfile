@@ -31,12 +31,14 @@ RUN set -eu; \
     python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       print(*p['dependencies'], *p['optional-dependencies'].get(sys.argv[1], ()), sep='\n')" "$extra" >requirements.txt; \
     pip install --no-cache-dir --no-compile $PIP_ARGS $index -c requirements.lock -r requirements.txt
-# Tests, C++ headers and pip are not needed to run. Bytecode is made here, since nothing can be written at run time;
+# Tests, tools, C++ headers and pip are not needed to run (torch looks for one of its tools when it is imported). Bytecode is made here, since nothing can be written at run time;
 # "unchecked" bytecode does not depend on the times of files. Packages carry a few files for newer Pythons, which this
 # one cannot compile and never imports: hence the look at the result instead of at the exit code.
 RUN set -eu; \
     site=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
     find "$site" -type d -name tests -prune -exec rm -rf {} +; \
+    rm -rf "$site/torch/test"; \
+    find "$site/torch/bin" -type f ! -name torch_shm_manager -delete; \
     rm -rf "$site"/pip "$site"/pip-* /opt/venv/bin/pip*; \
     if [ -z "$COMPILER" ]; then rm -rf "$site/torch/include" "$site/torch/share"; fi; \
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" >compileall.log || true; \

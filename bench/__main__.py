@@ -18,7 +18,7 @@ RESULTS: Final = Path(__file__).parent / "results.json"
 
 
 def benches() -> dict[str, tuple[str, list[str]]]:
-    """Name → (command, further arguments with --quick)."""
+    """Name → (module, further arguments with --quick)."""
     return {
         "overhead": ("bench.overhead", ["--rounds", "5", "--side", "256"]),
         "readiness": ("bench.readiness", ["--seconds", "10"]),
@@ -26,8 +26,7 @@ def benches() -> dict[str, tuple[str, list[str]]]:
         "scrape": ("bench.scrape", ["--rounds", "3", "--steps", "8"]),
         "memory": ("bench.memory", ["--images", "30"]),
         "cold_start": ("bench.cold_start", ["--rounds", "2", "--only", "shipped"]),
-        "simulator": ("bench.simulator", []),
-        "load_client": ("bench.load_client", []),
+        "simulator": ("loadtest.simulate.bench", []),
     }
 
 

@@ -158,11 +158,13 @@ def _derived(result: GenerationResult, more: Mapping[str, Any]) -> dict[str, Any
     fields: dict[str, Any] = {}
     if hires:
         if not {"Hires upscale", "Hires resize"} & more.keys():
-            scale = hires.width / request.width
+            scale = round(hires.width / request.width, 4)
             asked = hires.crop_to or (hires.width, hires.height)
-            # The factor tells the size only if both sides come out of it, rounded down.
-            if hires.crop_to is None and int(request.height * scale) == hires.height:
-                fields["Hires upscale"] = round(scale, 4)
+            # The factor, as it is written, tells the size only if both sides come out of it, rounded down to
+            # whole latent cells.
+            sides = (int(request.width * scale) // 8 * 8, int(request.height * scale) // 8 * 8)
+            if hires.crop_to is None and sides == (hires.width, hires.height):
+                fields["Hires upscale"] = scale
             else:
                 fields["Hires resize"] = f"{asked[0]}x{asked[1]}"
         fields |= {

@@ -82,6 +82,7 @@ ROUND_TRIPS: list[dict[str, Any]] = [
     {"seed_resize_from_w": 128, "seed_resize_from_h": 192},
     {"override_settings": {"CLIP_stop_at_last_layers": 3, "emphasis": "No norm", "eta_noise_seed_delta": 5}},
     {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent (bicubic)", "denoising_strength": 0.4},
+    *({"enable_hr": True, "hr_scale": 1 + n / 13, "width": 512, "height": 384} for n in range(1, 13, 3)),
     {
         "enable_hr": True,
         "hr_resize_x": 96,

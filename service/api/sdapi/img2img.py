@@ -15,6 +15,7 @@ from service.api.sdapi import translate
 from service.api.sdapi.generation import make
 from service.api.sdapi.schemas import ImagesResponse, Img2ImgBody
 from service.api.sdapi.settle import settle
+from service.api.sdapi.url_images import inline, without_urls
 from service.context import Context, get_context
 from service.errors import BadRequest, NotFound
 from service.imaging import decode, inpaint, resize
@@ -32,7 +33,7 @@ ContextDep = Annotated[Context, Depends(get_context)]
 async def img2img(body: Img2ImgBody, request: Request, context: ContextDep) -> Response:
     """Make images that start from ``init_images``; with ``mask`` only its white part is made anew."""
     settled = settle(body, request, context, "img2img")
-    body, options = settled.body, settled.options
+    body, options = await _without_urls(settled.body, context.settings), settled.options
     # Pixels by the million: not on the event loop.
     loop = asyncio.get_running_loop()
     generation, plan = await loop.run_in_executor(
@@ -51,6 +52,14 @@ async def img2img(body: Img2ImgBody, request: Request, context: ContextDep) -> R
         extra=infotext,
         remarks=(plan.comment,) if plan.comment else (),
     )
+
+
+async def _without_urls(body: Img2ImgBody, settings: Settings) -> Img2ImgBody:
+    """``body`` with the images themselves where it has their addresses."""
+    images = body.init_images and await without_urls(body.init_images, settings, "init_images")
+    mask = body.mask and await inline(body.mask, settings, "mask")
+    latent_mask = body.latent_mask and await inline(body.latent_mask, settings, "latent_mask")
+    return body.model_copy(update={"init_images": images, "mask": mask, "latent_mask": latent_mask})
 
 
 def prepare(

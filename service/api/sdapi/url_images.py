@@ -28,9 +28,22 @@ _PORTS: Final = {"http": 80, "https": 443}
 async def without_urls(texts: Sequence[str], settings: Settings, name: str = "image") -> list[str]:
     """``texts`` with every address replaced by the base64 of what is there. Raises :class:`BadImage`.
 
-    Whether that is an image at all is for the decoder to say.
+    Whether that is an image at all is for the decoder to say. All of them together are bounded as one body is.
     """
-    return [await inline(text, settings, name) for text in texts]
+    if not any(is_url(text) for text in texts):
+        return list(texts)
+    if len(texts) > settings.max_images:
+        raise BadImage(
+            f"{name} has {len(texts)} images, but at most {settings.max_images} are taken (SD_MAX_IMAGES)."
+        )
+    fetched: list[str] = []
+    for number, text in enumerate(texts):
+        fetched.append(await inline(text, settings, f"{name}[{number}]"))
+        if sum(map(len, fetched)) * 3 / 4 > settings.max_body_mb * 1e6:
+            raise BadImage(
+                f"{name} has more than {settings.max_body_mb:g} MB in all (SD_MAX_BODY_MB): send fewer images."
+            )
+    return fetched
 
 
 async def inline(text: str, settings: Settings, name: str = "image") -> str:

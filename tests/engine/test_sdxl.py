@@ -1,0 +1,168 @@
+"""The families of Stable Diffusion end to end, as tiny single files with random weights: text in, picture out."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import save_file
+
+from service.engine import single_file
+from service.engine.engine import DiffusersEngine
+from service.engine.noise import NoiseSource
+from service.jobs import CancelToken, GenerationRequest, GenerationResult, InitImage
+from service.settings import Settings
+from tests.engine.ldm_files import tiny, write_checkpoint
+
+REQUEST = GenerationRequest(
+    prompt="a photo of a cat", negative_prompt="dog", seed=3, steps=3, width=64, height=64, guidance_scale=5.0
+)
+
+
+def news(sentence: str, *, part: str | None = None, seconds: float = 0.0) -> None:
+    """Nobody listens."""
+
+
+def run(engine: DiffusersEngine, **changes: Any) -> GenerationResult:
+    return engine.generate(replace(REQUEST, **changes), CancelToken(), lambda progress: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("families")
+    (root / "checkpoints").mkdir()
+    (root / "loras").mkdir()
+    for name, family, channels in (
+        ("sd1", "sd1", 4),
+        ("sd1-inpainting", "sd1", 9),
+        ("sd2", "sd2", 4),
+        ("sdxl", "sdxl", 4),
+        ("refiner", "sdxl_refiner", 4),
+    ):
+        write_checkpoint(root / f"checkpoints/{name}.safetensors", family, channels)
+    write_checkpoint(
+        root / "checkpoints/sd2-v.safetensors", "sd2", metadata={"modelspec.prediction_type": "v"}
+    )
+    write_checkpoint(
+        root / "checkpoints/sd2-eps.safetensors", "sd2", metadata={"modelspec.prediction_type": "epsilon"}
+    )
+    write_checkpoint(
+        root / "checkpoints/sdxl-v.safetensors",
+        "sdxl",
+        extra={"v_pred": torch.ones(0), "ztsnr": torch.ones(0)},
+    )
+    base = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"
+    second = {f"{base}.lora_down.weight": torch.randn(2, 32), f"{base}.lora_up.weight": torch.randn(32, 2)}
+    save_file(second, root / "loras/second.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[DiffusersEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_file, "configuration", tiny)
+        settings = Settings.read(
+            model=str(folder / "checkpoints/sdxl.safetensors"),
+            models_dir=folder,
+            warmup_size=64,
+            warmup_steps=1,
+        )
+        made = DiffusersEngine(settings)
+        made.load(news)
+        yield made
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sdxl-v", "sd1", "sd2", "sd2-v", "sd2-eps", "sd1-inpainting"])
+def test_every_family_draws(engine: DiffusersEngine, name: str) -> None:
+    result = run(engine, checkpoint=name)
+    assert result.images[0].shape == (64, 64, 3)
+    assert result.images[0].std() > 0
+    assert result.model_name == name
+    assert np.array_equal(run(engine, checkpoint=name).images[0], result.images[0])
+    model = engine.get(name)
+    assert model.prediction == ("v_prediction" if name in ("sd2-v", "sdxl-v", "sd2") else "epsilon")
+    assert model.is_sdxl == name.startswith("sdxl")
+    if name == "sdxl-v":
+        assert model.sigmas[-1] > 1000, "zero terminal SNR"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", ["sdxl", "sd1", "sd2-v"])
+def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngine, name: str) -> None:
+    result = run(engine, checkpoint=name)
+    model = engine.get(name)
+    prediction = {"prediction_type": model.prediction, "beta_schedule": "scaled_linear"}
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, timestep_spacing="linspace", **prediction
+    )
+    first = model.conditioner.encoders[0]
+    parts: dict[str, Any] = {
+        "vae": model.vae,
+        "unet": model.unet,
+        "scheduler": scheduler,
+        "text_encoder": first.model,
+        "tokenizer": first.tokenizer,
+    }
+    if model.is_sdxl:
+        second = model.conditioner.encoders[1]
+        parts |= {"text_encoder_2": second.model, "tokenizer_2": second.tokenizer}
+        pipeline: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        checks = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipeline = StableDiffusionPipeline(**parts, **checks)
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.inference_mode():
+        noise = NoiseSource([REQUEST.seed]).initial((4, 8, 8))
+        # diffusers scales the noise by sqrt(sigma² + 1), k-diffusion and A1111 by sigma.
+        scheduler.set_timesteps(REQUEST.steps)
+        sigma = float(scheduler.sigmas[0])
+        [image] = pipeline(
+            prompt=REQUEST.prompt,
+            negative_prompt=REQUEST.negative_prompt,
+            num_inference_steps=REQUEST.steps,
+            guidance_scale=REQUEST.guidance_scale,
+            width=64,
+            height=64,
+            latents=noise * sigma / float(scheduler.init_noise_sigma),
+            output_type="np",
+        ).images
+    expected = (image * 255).round().astype(int)
+    assert np.abs(expected - result.images[0].astype(int)).max() <= 2
+
+
+def test_the_refiner_takes_over(engine: DiffusersEngine) -> None:
+    plain = run(engine).images[0]
+    assert engine.get("refiner").takes_aesthetic_score
+    early = run(engine, refiner_checkpoint="refiner", refiner_switch_at=0.4).images[0]
+    late = run(engine, refiner_checkpoint="refiner", refiner_switch_at=0.7).images[0]
+    assert not np.array_equal(early, plain)
+    assert not np.array_equal(early, late)
+    assert np.array_equal(run(engine).images[0], plain)
+
+
+def test_a_lora_reaches_the_second_text_encoder(engine: DiffusersEngine) -> None:
+    plain = run(engine).images[0]
+    result = run(engine, prompt=f"{REQUEST.prompt}<lora:second:1>")
+    assert not np.array_equal(result.images[0], plain)
+    assert result.comments == ()
+    assert np.array_equal(run(engine).images[0], plain)
+
+
+def test_an_inpainting_checkpoint_is_told_the_picture_and_the_mask(engine: DiffusersEngine) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    images = []
+    for shown in (picture, 255 - picture):
+        init = InitImage(images=(shown,), denoising_strength=1.0, mask=mask, inpainting_fill=2)
+        images.append(run(engine, checkpoint="sd1-inpainting", init=init).images[0])
+    assert images[0].shape == (64, 64, 3)
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_both_encoders_see_a_prompt_of_any_length(engine: DiffusersEngine) -> None:
+    assert run(engine, prompt=", ".join(["a cat on a mat"] * 30)).images[0].std() > 0

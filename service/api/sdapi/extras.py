@@ -174,16 +174,16 @@ def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, in
     height, width = source.pixels.shape[:2]
     if body.resize_mode == 1:
         factor = max(body.upscaling_resize_w / width, body.upscaling_resize_h / height)
-        target = (max(1, round(width * factor)), max(1, round(height * factor)))
     else:
         factor = body.upscaling_resize
-        target = (max(1, int(width * factor)), max(1, int(height * factor)))
-    if factor > 1e6 or target[0] * target[1] > settings.max_image_pixels:
+    if width * height * factor * factor > settings.max_image_pixels:
         raise BadImage(
-            f"The enlarged image would have {target[0]}×{target[1]} pixels, but at most {settings.max_image_pixels} "
-            "are made (SD_MAX_IMAGE_PIXELS): lower upscaling_resize."
+            f"{width}×{height} pixels enlarged {factor:g} times are more than the {settings.max_image_pixels} that are "
+            "made (SD_MAX_IMAGE_PIXELS): lower upscaling_resize."
         )
-    return target
+    if body.resize_mode == 1:
+        return max(1, round(width * factor)), max(1, round(height * factor))
+    return max(1, int(width * factor)), max(1, int(height * factor))
 
 
 def _enlarge(

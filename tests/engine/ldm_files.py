@@ -71,7 +71,8 @@ def networks(config: Mapping[str, Any], *, seed: int = 0) -> dict[str, nn.Module
 
 def ldm_tensors(parts: Mapping[str, nn.Module], layout: Layout) -> dict[str, Tensor]:
     """The weights of ``parts`` as a single file names them."""
-    unet, vae = parts["unet"], parts["vae"]
+    unet: Any = parts["unet"]
+    vae: Any = parts["vae"]
     tensors = {UNET + ldm.unet_name(n, unet.config): t for n, t in unet.state_dict().items()}
     for name, tensor in vae.state_dict().items():
         pointwise = "attentions" in name and tensor.ndim == 2

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from service.engine import single_file
 from service.engine.engine import DiffusersEngine
+from service.engine.esrgan import RRDBNet
 from service.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, Progress
 from service.settings import DEMO_MODEL, Settings
@@ -83,6 +84,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = AutoencoderKL(block_out_channels=[32], norm_num_groups=8, layers_per_block=1)
     small.save_pretrained(root / "vae/four")
     save_file({"x": torch.ones(1)}, root / "vae/none.safetensors")
+    torch.manual_seed(0)
+    save_file(dict(RRDBNet(8, 4, 1, 1, 1).state_dict()), root / "upscalers/Small 2x.safetensors")
     return root
 
 
@@ -337,3 +340,12 @@ def test_free_memory_is_the_least_of_machine_and_control_group(tmp_path: Path) -
     (group / "memory.current").write_text("2500000\n")
     (group / "memory.stat").write_text("anon 2000000\ninactive_file 400000\n")
     assert free_main_memory(tmp_path) == 900_000
+
+
+def test_the_hires_pass_may_use_an_upscaling_network(engine: DiffusersEngine) -> None:
+    assert [info.name for info in engine.upscalers()] == ["None", "Lanczos", "Nearest", "Small 2x"]
+    images = [image(engine, hires=HiresFix(192, 192, 0.3, name, 2)) for name in ("Small 2x", "Lanczos")]
+    assert images[0].shape == images[1].shape == (192, 192, 3)
+    assert not np.array_equal(images[0], images[1])
+    enlarged = engine.upscale(images[0], "Small 2x", 300, 250, CancelToken())
+    assert enlarged.shape == (250, 300, 3)

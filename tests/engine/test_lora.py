@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_networks_for_other_checkpoints_match_nothing(sd1: Model) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def _peft_change(layer: nn.Module, config: object) -> tuple[Tensor, dict[str, Tensor]]:
+def _peft_change(layer: nn.Module, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """What peft adds to ``layer`` with randomly filled adapters, and its tensors."""
     from peft import get_peft_model
 
@@ -179,14 +180,14 @@ def test_the_change_is_that_of_peft(kind: str) -> None:
     start = layer.weight.detach().clone()  # type: ignore[operator]
     method = kind.split()[0]
     if method in ("lora", "dora"):
-        config: object = LoraConfig(r=4, lora_alpha=2, target_modules=["0"], use_dora=method == "dora")
+        config: Any = LoraConfig(r=4, lora_alpha=2, target_modules=["0"], use_dora=method == "dora")
     elif method == "loha":
         config = LoHaConfig(r=4, alpha=2, target_modules=["0"], use_effective_conv2d="conv" in kind)
     else:
         config = LoKrConfig(r=1, alpha=1, target_modules=["0"], decompose_both=False)
     expected, tensors = _peft_change(layer, config)
     tensors = {f"layer.{name}": tensor for name, tensor in tensors.items()}
-    adapter = Adapter.of(tensors.items()).layers["layer"] | {
+    adapter = dict(Adapter.of(tensors.items()).layers["layer"]) | {
         "alpha": torch.tensor(1.0 if method == "lokr" else 2.0)
     }
     change = weight_change(start, adapter, 1.0, None)

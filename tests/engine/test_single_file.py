@@ -15,6 +15,8 @@ from service.engine.single_file import UNET, VAE, configuration, identify, state
 from service.errors import ModelLoadError
 from service.weights import read_header
 from tests.engine.ldm_files import (
+    CPU,
+    INFO,
     header_only,
     layout_of,
     ldm_tensors,
@@ -186,9 +188,9 @@ def test_what_the_unet_predicts_is_read_from_the_sidecar_the_tensors_and_the_met
 
 def test_a_trained_unet_shows_what_it_predicts() -> None:
     """The shipped model predicts velocities; rewritten, the same network predicts the noise."""
+    from service.engine.conditioning import EncodingCache
     from service.engine.loading import load_folder
     from service.settings import DEMO_MODEL
-    from tests.engine.ldm_files import CPU, INFO, EncodingCache
 
     model = load_folder(DEMO_MODEL, INFO, CPU, EncodingCache())
     assert model.prediction == "v_prediction"

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import structlog
 import torch
 
+from service.engine import imports
 from service.engine.device import Device
 from service.engine.model import Model
 from service.errors import ModelLoadError
@@ -22,6 +23,7 @@ def tune(model: Model, device: Device, settings: Settings) -> None:
         model.unet.enable_xformers_memory_efficient_attention()
     # Else: diffusers' default attention processor is PyTorch's scaled_dot_product_attention.
     if settings.compile:
+        imports.prepare_compilation()
         # In place: parameters keep their names, so that LoRA and switching work as without.
         model.unet.compile(mode="default", dynamic=False)
 

@@ -13,11 +13,10 @@ from typing import Final
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_unshuffle
 
-from service.engine.tensors import fill, read_tensors
+from service.engine.tensors import fill, read_tensors, without_memory
 from service.errors import ModelLoadError
 from service.jobs import Pixels
 from service.weights import TensorEntry, read_header
@@ -127,7 +126,7 @@ def plan(path: Path, entries: Mapping[str, TensorEntry]) -> Plan:
     names = {renamed[name]: f"{prefix}{name}" for name in shapes}
     shapes = {renamed[name]: shape for name, shape in shapes.items()}
     try:
-        with init_empty_weights():
+        with without_memory():
             network = _compact(shapes) if "body.0.weight" in shapes else _rrdb(shapes)
     except (KeyError, IndexError, ValueError, TypeError, RuntimeError, ZeroDivisionError):
         raise ModelLoadError(

@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import init_empty_weights
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers.models.clip.configuration_clip import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from service.backends.protocol import CheckpointInfo
 from service.engine.conditioning import Conditioner, EncodingCache
 from service.engine.device import Device
+from service.engine.imports import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    UNet2DConditionModel,
+)
 from service.engine.model import Model
 from service.engine.schedules import training_sigmas
-from service.engine.tensors import fill, read_tensors
+from service.engine.tensors import fill, read_tensors, without_memory
 from service.errors import ModelLoadError
 from service.weights import INDEX, PICKLES, SUFFIX, refuse_pickle
 
@@ -71,7 +73,7 @@ def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: Encod
 def build(part: str, class_name: str, config: dict[str, Any]) -> nn.Module:
     """A network of diffusers or transformers without memory for its parameters (its buffers are real)."""
     try:
-        with init_empty_weights(include_buffers=False):
+        with without_memory():
             if class_name in _DIFFUSERS:
                 module: nn.Module = _DIFFUSERS[class_name].from_config(config)
             elif class_name in _TRANSFORMERS:

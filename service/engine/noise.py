@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
-import torchsde
 from torch import Tensor
 
 _TREE_DIGITS: Final = 6
@@ -109,6 +108,9 @@ class NoiseSource:
         refine the same image. It is a Brownian tree (Li et al. 2020, arXiv:2001.01328, in torchsde). The
         function returned takes ``(sigma, sigma_next)`` and gives the increment, scaled to unit variance.
         """
+        # Only here: importing it costs a cold start time, and few samplers need it.
+        import torchsde
+
         # The tree rounds its ends like this, and warns of a sigma that lies a hair beyond them.
         low, high = round(sigma_min, _TREE_DIGITS), round(sigma_max, _TREE_DIGITS)
         trees = [

@@ -12,7 +12,6 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from service.errors import UnknownName
@@ -149,6 +148,9 @@ def _beta(n: int, low: float, high: float, alpha: float, beta: float) -> Tensor:
 
     As in A1111 they scale sigma itself, not the timestep.
     """
+    # Only here: importing it costs a cold start time, and one scheduler needs it.
+    from scipy.special import betaincinv
+
     quantiles = betaincinv(alpha, beta, 1 - np.linspace(0, 1, n))
     return _then_zero(torch.from_numpy(low + quantiles * (high - low)).float())
 

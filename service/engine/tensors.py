@@ -4,11 +4,13 @@ Memory-mapping a checkpoint and converting it holds it twice while it loads. Rea
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from service.errors import ModelLoadError
 from service.weights import TensorEntry, read_header
@@ -55,6 +57,41 @@ def _read(readinto: Callable[[memoryview], int | None], entry: TensorEntry, path
             raise ModelLoadError(f"{path} ended while it was being read: fetch it again.")
         done += count
     return flat.view(own).reshape(entry.shape)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Random numbers are not drawn for what has no memory: for that torch would import its compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        target = args[0] if args else named.get("tensor")
+        if (
+            getattr(func, "__name__", "").endswith(("normal_", "uniform_"))
+            and isinstance(target, Tensor)
+            and target.is_meta
+        ):
+            return target
+        return func(*args, **named)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules made while this lasts get parameters without memory, to be filled; their buffers are real."""
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign,assignment]
+    try:
+        with _NoDraws():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def fill(module: nn.Module, tensors: Iterator[tuple[str, Tensor]], part: str) -> None:

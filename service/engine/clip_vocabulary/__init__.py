@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+from service.engine.imports import CLIPTokenizer
 
 _MERGES: Final = Path(__file__).parent / "merges.txt"
 START: Final = "<|startoftext|>"

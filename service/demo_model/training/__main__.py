@@ -60,7 +60,7 @@ def train_unet(
     """Trains the UNet; writes the model's folder whenever it saves a checkpoint."""
     data.load_pictures(cache, Workshop(cache).subjects)
     work = functools.partial(
-        workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries
+        workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries, sizes=sizes
     )
     parallel.run(work, workers)
 

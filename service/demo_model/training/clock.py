@@ -1,6 +1,5 @@
 """Time-boxed training: a learning rate that ends with the time given, and progress that says so."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 @dataclass
 class Schedule:
-    """Warm-up, then cosine decay from `peak` to `floor`, measured in the share of time spent (0 to 1)."""
+    """Warm-up, a long plateau near `peak`, then a fall to `floor`, by the share of time spent (0 to 1)."""
 
     peak: float
     floor: float
@@ -20,8 +19,7 @@ class Schedule:
     def rate(self, step: int, spent: float) -> float:
         """Learning rate at a step, `spent` being the share of the time that has passed."""
         warm = min(1.0, (step + 1) / self.warm_up_steps)
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, spent)))
-        return warm * (self.floor + (self.peak - self.floor) * fall)
+        return warm * (self.floor + (self.peak - self.floor) * (1 - min(1.0, spent) ** 4))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -119,9 +119,12 @@ class LatentBank:
         torch.save({"latents": self.latents, "subject": self.subject, "colour": self.colour}, path)
 
     def load(self, path: Path) -> None:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote, of the subjects that are still to be drawn."""
         state = torch.load(path, weights_only=True)
-        self.latents, self.subject, self.colour = state["latents"], state["subject"], state["colour"]
+        kept = [place for place, row in enumerate(state["subject"]) if row in set(self.rows)]
+        self.latents = state["latents"][kept]
+        self.subject = [state["subject"][place] for place in kept]
+        self.colour = [state["colour"][place] for place in kept]
 
 
 class CaptionPool:
@@ -192,8 +195,8 @@ def train(
     on_save: Callable[[], None] | None = None,
     seed: int = 0,
     batch: int = 32,
-    refresh: int = 2,
-    peak: float = 0.01,
+    refresh: int = 4,
+    peak: float = 0.018,
 ) -> None:
     """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every four minutes).
 
@@ -215,7 +218,7 @@ def train(
         ticker = Ticker("unet", minutes, state["minutes"], state["step"])
     torch.manual_seed(seed + 1000 * ticker.step + peers.rank)
     rng, shared = random.Random(seed + ticker.step + peers.rank), random.Random(seed + ticker.step)
-    schedules = (Schedule(peak, peak * 0.02, 60), Schedule(peak * 0.1, peak * 0.002, 60))
+    schedules = (Schedule(peak, peak * 0.02, 60), Schedule(peak * 0.05, peak * 0.001, 60))
     kept_share = scheduler().alphas_cumprod
     parameters = list(model.parameters())
     batch = batch // peers.size

@@ -6,7 +6,7 @@
 # PIP_ARGS         more options for pip, for networks of their own: an index, a folder of wheels, a certificate
 # MODEL            a checkpoint to put into the image, as for `python -m service fetch`; serve it with
 #                  SD_MODEL=/models/checkpoints/NAME. None by default: weights belong on a volume.
-# COMPILER         any value adds the C compiler that SD_COMPILE=true needs at run time (torch.compile)
+# COMPILER         any value adds what SD_COMPILE=true needs at run time (torch.compile): Triton, 0.7 GB, and a C compiler
 ARG BASE=python:3.11-slim
 ARG VARIANT=cuda
 
@@ -39,8 +39,8 @@ RUN set -eu; \
     find "$site" -type d -name tests -prune -exec rm -rf {} +; \
     rm -rf "$site/torch/test"; \
     find "$site/torch/bin" -type f ! -name torch_shm_manager -delete; \
+    if [ -z "$COMPILER" ]; then pip uninstall -q -y triton; rm -rf "$site/torch/include" "$site/torch/share"; fi; \
     rm -rf "$site"/pip "$site"/pip-* /opt/venv/bin/pip*; \
-    if [ -z "$COMPILER" ]; then rm -rf "$site/torch/include" "$site/torch/share"; fi; \
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" >compileall.log || true; \
     for package in torch diffusers transformers; do ls "$site/$package/__pycache__"/__init__.*.pyc; done
 

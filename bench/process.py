@@ -5,7 +5,7 @@ import subprocess  # starts the service
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +41,14 @@ def _status(pid: int, field: str) -> int:
 
 
 @contextmanager
-def running(**settings: str | float) -> Iterator[Running]:
-    """``python -m service serve`` on a free port, ready for requests."""
+def running(environ: Mapping[str, str] | None = None, /, **settings: str | float) -> Iterator[Running]:
+    """``python -m service serve`` on a free port, ready for requests; ``environ`` goes beside ``settings``."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
+    environment |= environ or {}
     environment |= {f"SD_{name.upper()}": str(value) for name, value in settings.items()}
-    with tempfile.TemporaryFile() as log:
+    # One client for all polls: making one costs processor time that the service could use.
+    with tempfile.TemporaryFile() as log, httpx.Client(trust_env=False, timeout=5) as client:
         command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stderr=log)
         try:
@@ -56,7 +58,7 @@ def running(**settings: str | float) -> Iterator[Running]:
                     log.seek(0)
                     raise RuntimeError(f"The service did not get ready: {log.read()[-2000:].decode()}")
                 try:
-                    if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
+                    if client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
                         break
                 except httpx.TransportError:
                     pass

@@ -43,7 +43,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API until a signal ends it."""
     settings = _settings(host=host, port=port, model=model)
-    from service.weights import read_ahead
+    from service.engine.checkpoints import read_ahead
 
     # First of all: the disk has nothing else to do while Python imports for seconds.
     local = Path(settings.model).expanduser()

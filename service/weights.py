@@ -6,7 +6,6 @@ shape and byte range, and the bytes. (https://github.com/huggingface/safetensors
 
 import json
 import os
-import threading
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -96,24 +95,11 @@ def weight_files(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.glob(f"*/*{SUFFIX}"))
 
 
-def read_ahead(checkpoint: Path) -> threading.Thread:
-    """Bring the weights into the page cache from a thread of its own, and return that thread.
-
-    Importing torch takes seconds of one core and no disk; reading meanwhile hides most of a cold disk.
-    """
-    files = weight_files(checkpoint)
-
-    def read() -> None:
-        buffer = bytearray(_CHUNK)
-        for path in files:
-            try:
-                with path.open("rb", buffering=0) as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                    while file.readinto(buffer):
-                        pass
-            except OSError:
-                return  # whoever loads the file will say what is wrong with it
-
-    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
-    thread.start()
-    return thread
+def warm_page_cache(checkpoint: Path) -> None:
+    """Read the weights once, so that who reads them next finds them in memory. Raises OSError."""
+    buffer = bytearray(_CHUNK)
+    for path in weight_files(checkpoint):
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while file.readinto(buffer):
+                pass

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,14 @@ import structlog
 from service.backends.protocol import CheckpointInfo
 from service.errors import ModelLoadError, UnknownName
 from service.settings import Settings
-from service.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, weight_files
+from service.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, warm_page_cache, weight_files
 
 log = structlog.get_logger(__name__)
 
 _HASHES: Final[dict[Path, str]] = {}
 """Hashes of this process, by where they are remembered: there may be nowhere to write them."""
+
+_HASHING: Final = threading.Lock()
 
 _HUB_FILES: Final = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
@@ -81,12 +84,37 @@ def describe(
     return CheckpointInfo(title=title, name=model_name, filename=str(path), sha256=sha256)
 
 
+def read_ahead(path: Path) -> threading.Thread:
+    """Bring a checkpoint's weights into the page cache and know its hash, in a thread that this returns.
+
+    Importing torch takes seconds of one core and no disk; reading and hashing meanwhile hides a cold disk and the hash.
+    """
+
+    def work() -> None:
+        try:
+            if _remembered(hash_store(path)) is not None:
+                warm_page_cache(path)
+            else:
+                sha256_of(path)
+        except OSError:
+            pass  # whoever loads the file will say what is wrong with it
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    return thread
+
+
 def sha256_of(path: Path, *, skip_header: bool = False) -> str:
     """SHA-256 of a checkpoint: of a file its bytes, of a folder those of its weight files in order.
 
     With ``skip_header`` the header of ``.safetensors`` files is left out (so that metadata can change).
     Remembered in the user's cache folder by path, size and time of change: hashing gigabytes takes seconds.
     """
+    with _HASHING:  # who comes second waits and finds it remembered
+        return _sha256_of(path, skip_header)
+
+
+def _sha256_of(path: Path, skip_header: bool) -> str:
     store = hash_store(path, skip_header=skip_header)
     if (remembered := _remembered(store)) is not None:
         return remembered
@@ -141,7 +169,7 @@ class CheckpointCatalogue:
         name = None
         if str(self._default) != self._settings.model:  # from the hub: the snapshot's folder is a hash
             name = self._settings.model
-        found = [describe(self._default, name=name)]
+        found = [describe(self._default, name=name, hashed=False)]
         root = self._settings.models_dir and self._settings.models_dir / "checkpoints"
         if root and root.is_dir():
             paths = [

@@ -83,7 +83,7 @@ class EmbeddingShelf:
         """Give ``model`` the embeddings that fit it, in place of those that it had."""
         conditioner = model.conditioner
         skipped = conditioner.set_embeddings({n: file.for_model(model) for n, file in self._files.items()})
-        conditioner.key = (model.info.filename, self._key)
+        conditioner.key = (model.info.title, self._key)
         if is_default:
             self._unusable = skipped
 

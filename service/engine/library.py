@@ -1,9 +1,10 @@
 """The models folder and what of it is in memory: checkpoints within a budget, and the files that go with them."""
 
 import gc
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -12,7 +13,7 @@ import structlog
 
 from service.backends.protocol import CheckpointInfo
 from service.engine import loading, memory
-from service.engine.checkpoints import CheckpointCatalogue, hash_store
+from service.engine.checkpoints import CheckpointCatalogue, hash_store, sha256_of
 from service.engine.device import GIB, Device
 from service.engine.embedding_files import EmbeddingShelf
 from service.engine.lora_files import LoraShelf, Networks
@@ -83,7 +84,10 @@ class Library:
         needed = self._weight_bytes(path)
         self._make_room(needed)
         memory.require_room(needed, self._device, info.title)
-        model = self._load(self.catalogue.hashed(info))
+        hashing = _hash_meanwhile(path)
+        model = self._load(info)
+        hashing.join()
+        model.info = self.catalogue.hashed(info)
         self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
         self._loaded[key] = model, hash_store(path)
         return model
@@ -137,6 +141,18 @@ class Library:
         return RequestModels(self, vae, upscale)
 
 
+def _hash_meanwhile(path: Path) -> threading.Thread:
+    """Hash a checkpoint while it is loaded: either takes seconds, of different cores."""
+
+    def work() -> None:
+        with suppress(OSError):  # whoever loads the file will say what is wrong with it
+            sha256_of(path)
+
+    thread = threading.Thread(target=work, name="hash", daemon=True)
+    thread.start()
+    return thread
+
+
 def _exists(path: str) -> bool:
     return bool(weight_files(Path(path))) and all(file.exists() for file in weight_files(Path(path)))
 
@@ -170,14 +186,18 @@ class RequestModels:
         if self._tags and model.info.filename not in self._with_networks:
             # A second checkpoint (hires pass, refiner) gets what the first one has, where it fits.
             self._with_networks.add(model.info.filename)
-            self._stack.enter_context(Networks(self._library.loras, model, self._tags))
+            self._stack.enter_context(self._networks(model))
         return model
 
     def networks(self, model: Model, networks: list[NetworkTag]) -> Networks:
         """The networks of the prompt, for the request's own checkpoint; the caller enters and leaves them."""
         self._tags = networks
         self._with_networks.add(model.info.filename)
-        return Networks(self._library.loras, model, networks)
+        return self._networks(model)
+
+    def _networks(self, model: Model) -> Networks:
+        room = memory.free_bytes(self._library.device) if self._tags else 0
+        return Networks(self._library.loras, model, self._tags, room or 0)
 
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge an image."""

@@ -1,0 +1,206 @@
+"""Cold start: from exec to the first image over HTTP, against the obvious script on the same checkpoint.
+
+The script imports StableDiffusionPipeline, calls from_pretrained and makes one image; ours is ``python -m service
+serve``, its warm-up image, and that same image over HTTP. Both are fresh processes, in turns. Ours does not find a
+remembered hash of the checkpoint: a new container has none either. Two checkpoints: the shipped one, and one of the
+size of Stable Diffusion 1.5 with random weights (2 GB in half precision, made once in bench/cache). Each with the files
+in the page cache, and, as root, with an emptied one. Goal: ratios of the medians of at most 0.7, and a peak of memory
+while loading of at most 1.2 times what stays. The last line is one JSON object.
+
+    python -m bench.cold_start [--rounds 5] [--only shipped|large] [--warm-only]
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess  # starts the script
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from bench.process import running
+from service.settings import DEMO_MODEL
+
+CACHE: Final = Path(__file__).parent / "cache"
+DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
+
+_SCRIPT: Final = """
+import sys
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+steps, side = int(sys.argv[2]), int(sys.argv[3])
+pipe("pretty dog", num_inference_steps=steps, guidance_scale=7.0, width=side, height=side).images[0].save(sys.argv[4])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A checkpoint and the image that both sides make of it."""
+
+    name: str
+    folder: Path
+    steps: int
+    side: int
+
+
+@dataclass(slots=True)
+class Timings:
+    """Of one side: wall and processor seconds of each start."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def measure(self, start: Callable[[], float]) -> None:
+        """Run ``start`` (returns its wall seconds) and note what it took."""
+        before = _children_cpu()
+        self.wall.append(start())
+        self.cpu.append(_children_cpu() - before)
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def script(subject: Subject) -> float:
+    """Seconds from exec to the script's end, the image saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [subject.folder, subject.steps, subject.side, Path(folder) / "image.png"]
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True, capture_output=True,
+        )  # fmt: skip
+        return time.perf_counter() - began
+
+
+def service(subject: Subject, peaks: list[float]) -> float:
+    """Seconds from exec to the first image over HTTP. Adds peak over resident memory, when ready, to ``peaks``."""
+    body = {
+        "prompt": "pretty dog", "steps": subject.steps, "sampler_name": "Euler", "cfg_scale": 7.0,
+        "width": subject.side, "height": subject.side,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as cache, httpx.Client(trust_env=False, timeout=600) as client:
+        began = time.perf_counter()
+        with running({"XDG_CACHE_HOME": cache}, model=str(subject.folder)) as served:
+            peaks.append(served.peak_bytes() / served.resident_bytes())
+            client.post(f"{served.url}/sdapi/v1/txt2img", json=body).raise_for_status()
+            return time.perf_counter() - began
+
+
+def empty_page_cache() -> None:
+    """Forget what was read of files (root only)."""
+    os.sync()
+    DROP_CACHES.write_text("3\n")
+
+
+def compare(subject: Subject, rounds: int, *, emptied: bool) -> dict[str, float]:
+    """Both sides ``rounds`` times, in turns."""
+    ours, theirs, peaks = Timings(), Timings(), list[float]()
+
+    def start_service() -> float:
+        return service(subject, peaks)
+
+    def start_script() -> float:
+        return script(subject)
+
+    if not emptied:  # both read everything once, unmeasured
+        start_service()
+        start_script()
+        peaks.clear()
+    for number in range(rounds):
+        sides = [(ours, start_service), (theirs, start_script)]
+        for timings, start in sides if number % 2 else reversed(sides):
+            if emptied:
+                empty_page_cache()
+            timings.measure(start)
+    prefix = f"{subject.name}_{'emptied' if emptied else 'warm'}"
+    return {
+        f"{prefix}_ratio": round(statistics.median(ours.wall) / statistics.median(theirs.wall), 3),
+        f"{prefix}_cpu_ratio": round(statistics.median(ours.cpu) / statistics.median(theirs.cpu), 3),
+        f"{prefix}_service_seconds": round(statistics.median(ours.wall), 2),
+        f"{prefix}_script_seconds": round(statistics.median(theirs.wall), 2),
+        f"{prefix}_service_cpu_seconds": round(statistics.median(ours.cpu), 2),
+        f"{prefix}_script_cpu_seconds": round(statistics.median(theirs.cpu), 2),
+        f"{prefix}_peak_over_resident": round(max(peaks), 3),
+    }
+
+
+def large_checkpoint() -> Path:
+    """A diffusers folder of Stable Diffusion 1.5's architecture with random weights in half precision."""
+    folder = CACHE / "random-sd1"
+    if (folder / "model_index.json").is_file():  # written last
+        return folder
+    import torch
+    from safetensors.torch import save_file
+
+    from service.engine import loading
+    from service.engine.clip_vocabulary import clip_tokenizer
+    from service.engine.single_file import configuration
+
+    config = configuration("sd1")
+    # The numbers do not matter, but that images come out of them: small weights, neutral norms.
+    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).mul_(0.02).half()
+    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+    for part, class_name in classes.items():
+        module = loading.build(part, class_name, dict(config[part]))
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in module.state_dict().items():
+            if tensor.dim() > 1:
+                repeats = -(-tensor.numel() // len(noise))
+                tensors[name] = noise.repeat(repeats)[: tensor.numel()].reshape(tensor.shape).clone()
+            else:
+                tensors[name] = torch.full(tensor.shape, float(name.endswith("weight"))).half()
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        save_file(tensors, folder / part / f"{stem}.safetensors", metadata={"format": "pt"})
+        own: dict[str, Any] = {"architectures": [class_name]} if part == "text_encoder" else {}
+        _write(folder / part / "config.json", {**config[part], **own, "_class_name": class_name})
+    clip_tokenizer().save_pretrained(str(folder / "tokenizer"))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    scheduler = json.loads((DEMO_MODEL / "scheduler/scheduler_config.json").read_text())
+    _write(folder / "scheduler/scheduler_config.json", {**scheduler, "prediction_type": "epsilon"})
+    index = json.loads((DEMO_MODEL / "model_index.json").read_text())
+    _write(folder / "model_index.json", {**index, "vae": ["diffusers", "AutoencoderKL"]})
+    return folder
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("shipped", "large"))
+    parser.add_argument("--warm-only", action="store_true", help="leave the page cache alone")
+    chosen = parser.parse_args()
+    subjects: list[Subject] = []
+    if chosen.only != "large":
+        subjects.append(Subject("shipped", DEMO_MODEL, 20, 512))
+    if chosen.only != "shipped":
+        subjects.append(Subject("large", large_checkpoint(), 1, 128))
+    may_empty = not chosen.warm_only and os.access(DROP_CACHES, os.W_OK)
+    if not may_empty:
+        print("The page cache is left as it is: emptying it takes root.", file=sys.stderr)
+    results: dict[str, Any] = {"rounds": chosen.rounds}
+    for subject in subjects:
+        for emptied in (False, True) if may_empty else (False,):
+            results |= compare(subject, chosen.rounds, emptied=emptied)
+            print(json.dumps(results), file=sys.stderr)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from dashboards.query import Series
+from dashboards.query import Series, Window
 
 mpl.use("Agg")
 
@@ -61,8 +61,8 @@ def _flow(panels: list[Drawn], columns: int, *, stacked: bool) -> tuple[list[_Pl
     return placed, y + tallest
 
 
-def contact_sheet(sheet: dict[str, list[Drawn]], out: Path, *, phone: bool = False) -> None:
-    """Write every panel of ``sheet`` (title of the dashboard → panels) to the PNG ``out``."""
+def contact_sheet(sheet: dict[str, list[Drawn]], window: Window, out: Path, *, phone: bool = False) -> None:
+    """Write every panel of ``sheet`` (title of the dashboard → panels) over ``window`` to the PNG ``out``."""
     columns, across = (PHONE, len(sheet)) if phone else (24, 2)
     strips: list[tuple[float, float, str, list[_Placed]]] = []
     bottoms = [0.0] * across
@@ -82,11 +82,11 @@ def contact_sheet(sheet: dict[str, list[Drawn]], out: Path, *, phone: bool = Fal
                 (item.width - 0.2) * COLUMN / size[0],
                 (item.height - 0.2) * LINE / size[1],
             )
-            _panel(figure, box, item)
+            _panel(figure, box, item, window)
     figure.savefig(out, dpi=90)
 
 
-def _panel(figure: Figure, box: tuple[float, float, float, float], item: _Placed) -> None:
+def _panel(figure: Figure, box: tuple[float, float, float, float], item: _Placed, window: Window) -> None:
     panel, answers = item.drawn
     if panel["type"] == "row":
         figure.text(box[0], box[1] + box[3] / 4, panel["title"], size=10, weight="bold", color="#555")
@@ -102,7 +102,7 @@ def _panel(figure: Figure, box: tuple[float, float, float, float], item: _Placed
     inner = frame.inset_axes(
         (left / width, below / height, 1 - (left + right) / width, 1 - (below + 0.3) / height), zorder=3
     )
-    _DRAW[panel["type"]](inner, panel, answers)
+    _DRAW[panel["type"]](inner, panel, answers, window)
 
 
 def _colour(panel: dict[str, Any], value: float) -> str:
@@ -127,7 +127,8 @@ def shown(value: float, unit: str) -> str:
     return f"{value:.4g}{names.get(unit, '')}"
 
 
-def _number(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
+def _number(axes: Axes, panel: dict[str, Any], answers: list[list[Series]], window: Window) -> None:
+    del window
     axes.axis("off")
     if panel["options"]["textMode"] == "name":
         template = panel["targets"][0]["legendFormat"]
@@ -148,20 +149,20 @@ def _named(panel: dict[str, Any], answers: list[list[Series]]) -> list[tuple[str
     ]
 
 
-def _times(axes: Axes, answers: list[list[Series]]) -> float:
-    """Set the x axis to seconds since the first point; returns that point's time."""
-    first = min(series.points[0][0] for answer in answers for series in answer if series.points)
+def _times(axes: Axes, window: Window) -> float:
+    """Let the x axis show ``window`` in seconds from its start; returns that start."""
     axes.tick_params(labelsize=7, length=2)
+    axes.set_xlim(0, window.end - window.start)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f} s"))
-    return first
+    return window.start
 
 
-def _lines(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
+def _lines(axes: Axes, panel: dict[str, Any], answers: list[list[Series]], window: Window) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     custom, unit = defaults["custom"], defaults["unit"]
     named = _named(panel, answers)
-    start = _times(axes, answers)
+    start = _times(axes, window)
     stacked = custom.get("stacking", {}).get("mode") == "normal"
     times = sorted({when for _, series in named for when, _ in series.points})
     base = np.zeros(len(times))
@@ -175,7 +176,8 @@ def _lines(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> No
             axes.fill_between(x, base, upper, color=colour, alpha=0.5, linewidth=0, label=name)
             base = upper
         elif custom["drawStyle"] == "bars":
-            axes.bar(x, y, width=max(1.0, (x[-1] - x[0]) / len(x)), color=colour, alpha=0.8, label=name)
+            width = min(np.diff(x), default=window.end - window.start)
+            axes.bar(x, y, width=-width, align="edge", color=colour, alpha=0.8, label=name)
         else:
             axes.plot(x, y, color=colour, linewidth=1.4, label=name, marker="." if len(x) < 5 else "")
     axes.set_ylim(bottom=0, top=defaults.get("max", axes.get_ylim()[1] * 1.08))
@@ -200,9 +202,9 @@ def _legend(axes: Axes, entries: int) -> None:
     )
 
 
-def _heat(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
+def _heat(axes: Axes, panel: dict[str, Any], answers: list[list[Series]], window: Window) -> None:
     del panel
-    start = _times(axes, answers)
+    start = _times(axes, window)
     found = sorted(answers[0], key=lambda series: float(series.labels["le"]))
     times = sorted({when for series in found for when, _ in series.points})
     below = np.array([[dict(series.points).get(when, 0.0) for when in times] for series in found])
@@ -216,7 +218,8 @@ def _heat(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> Non
     axes.set_yticks(range(high - low), [f"≤ {bound} s" for bound in bounds[low:high]])
 
 
-def _table(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
+def _table(axes: Axes, panel: dict[str, Any], answers: list[list[Series]], window: Window) -> None:
+    del window
     axes.axis("off")
     unit = panel["fieldConfig"]["defaults"]["unit"]
     labels = [name for name in answers[0][0].labels if name != "__name__"] if answers[0] else []
@@ -234,9 +237,9 @@ def _table(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> No
     drawn.auto_set_column_width(list(range(len(labels) + len(heads))))
 
 
-def _timeline(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) -> None:
+def _timeline(axes: Axes, panel: dict[str, Any], answers: list[list[Series]], window: Window) -> None:
     states = panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
-    start = _times(axes, answers)
+    start = _times(axes, window)
     named = _named(panel, answers)
     for row, (_, series) in enumerate(named):
         times = [when - start for when, _ in series.points]
@@ -253,7 +256,7 @@ def _timeline(axes: Axes, panel: dict[str, Any], answers: list[list[Series]]) ->
     _legend(axes, 6)
 
 
-_DRAW: Final[dict[str, Callable[[Axes, dict[str, Any], list[list[Series]]], None]]] = {
+_DRAW: Final[dict[str, Callable[[Axes, dict[str, Any], list[list[Series]], Window], None]]] = {
     "stat": _number,
     "timeseries": _lines,
     "heatmap": _heat,

@@ -57,12 +57,13 @@ def main(arguments: list[str]) -> int:
                 end = time.time()
                 step = max(SCRAPE, (end - started) / 120)
                 client = Prometheus(api)
-                sheet = collect(client, Window(started, end, step, SCRAPE))
+                window = Window(started, end, step, SCRAPE)
+                sheet = collect(client, window)
                 client.close()
     except StandError as error:
         print(error, file=sys.stderr)
         return 1
-    contact_sheet(sheet, chosen.out, phone=chosen.phone)
+    contact_sheet(sheet, window, chosen.out, phone=chosen.phone)
     count = sum(drawn.panel["type"] != "row" for panels in sheet.values() for drawn in panels)
     print(f"{count} panels with data: {chosen.out}")
     return 0

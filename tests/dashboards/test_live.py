@@ -107,7 +107,7 @@ def test_the_sheet_is_drawn(world: World, tmp_path: Any) -> None:
     sheet = collect(world.api, world.window)
     assert sum(len(drawn) for drawn in sheet.values()) > 80
     for phone in (False, True):
-        contact_sheet(sheet, tmp_path / "sheet.png", phone=phone)
+        contact_sheet(sheet, world.window, tmp_path / "sheet.png", phone=phone)
         with Image.open(tmp_path / "sheet.png") as image:
             assert image.width > 1000
             assert len(image.convert("RGB").getcolors(2**24) or ()) > 50

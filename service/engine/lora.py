@@ -83,12 +83,15 @@ class WeightPatch:
     """Networks on a model's weights, from :meth:`apply` to :meth:`restore`.
 
     ``unmatched`` are layers of the networks that the model does not have or whose shapes differ: few are
-    normal, all of them mean that the network is for another family of checkpoints.
+    normal, all of them mean that the network is for another family of checkpoints. The weights of before are
+    kept on the model's device where that takes no more than a quarter of its ``room`` bytes, else in main memory.
     """
 
-    def __init__(self, model: Model, networks: Iterable[Scaled]) -> None:
+    def __init__(self, model: Model, networks: Iterable[Scaled], room: int = 0) -> None:
         self._model = model
         self._networks = list(networks)
+        self._room = room
+        self._aside: torch.device | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
         self.unmatched: list[list[str]] = []
 
@@ -109,6 +112,8 @@ class WeightPatch:
                         (tensors, strength, network.dyn_dim)
                     )
             self.unmatched.append(unmatched)
+        touched = sum(_bytes(module.weight) for module, _ in changes.values())
+        self._aside = None if 4 * touched <= self._room else torch.device("cpu")
         try:
             for module, each in changes.values():
                 self._change(module, each)
@@ -127,8 +132,7 @@ class WeightPatch:
         self._write(weight, changed)
 
     def _write(self, target: Tensor, value: Tensor) -> None:
-        # Aside, to main memory: the device may have room for one copy only.
-        kept = target.detach().to("cpu", copy=True)
+        kept = target.detach().to(self._aside or target.device, copy=True)
         self._before.append((target, kept))
         target.copy_(value)
 
@@ -137,6 +141,11 @@ class WeightPatch:
         while self._before:
             target, kept = self._before.pop()
             target.copy_(kept)
+
+
+def _bytes(tensor: Tensor | nn.Module) -> int:
+    assert isinstance(tensor, Tensor)
+    return tensor.numel() * tensor.element_size()
 
 
 def layer_table(model: Model) -> dict[str, tuple[str, nn.Module]]:

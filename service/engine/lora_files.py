@@ -89,10 +89,11 @@ class LoraShelf:
 class Networks:
     """The networks that ``tags`` ask for, on ``model`` from ``__enter__`` to ``__exit__``.
 
-    ``comments`` are for the client; ``extra`` goes into the infotext ("Lora hashes").
+    ``comments`` are for the client; ``extra`` goes into the infotext ("Lora hashes"). ``room``: free bytes on the
+    model's device.
     """
 
-    def __init__(self, shelf: LoraShelf, model: Model, tags: Sequence[NetworkTag]) -> None:
+    def __init__(self, shelf: LoraShelf, model: Model, tags: Sequence[NetworkTag], room: int = 0) -> None:
         self.comments: list[str] = []
         self.extra: dict[str, str] = {}
         self._model = model
@@ -117,7 +118,7 @@ class Networks:
         if hashes:
             self.extra["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in hashes.items())
         self._layers = [len(network.adapter.layers) for network in scaled]
-        self._patch = WeightPatch(model, scaled)
+        self._patch = WeightPatch(model, scaled, room)
 
     def __enter__(self) -> Self:
         """Put them on; the prompts' cached encodings are told apart by the networks on the text encoders."""

@@ -214,7 +214,9 @@ def test_another_vae_decodes_for_one_request(engine: DiffusersEngine) -> None:
     other = run(engine, vae="brighter")
     assert other.vae_name == "brighter"
     difference = other.images[0].astype(int) - plain.images[0].astype(int)
-    assert set(np.unique(difference[other.images[0] < 255])) <= {25, 26}
+    within = (plain.images[0] > 0) & (other.images[0] < 255)
+    assert within.mean() > 0.2
+    assert set(np.unique(difference[within])) <= {25, 26}
     for own in ("Automatic", "None", ""):
         assert np.array_equal(image(engine, vae=own), plain.images[0])
 

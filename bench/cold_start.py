@@ -4,10 +4,10 @@ The script imports StableDiffusionPipeline, calls from_pretrained and makes one 
 serve``, its warm-up image, and that same image over HTTP. Both are fresh processes, in turns. Ours does not find a
 remembered hash of the checkpoint: a new container has none either. Two checkpoints: the shipped one, and one of the
 size of Stable Diffusion 1.5 with random weights (2 GB in half precision, made once in bench/cache). Each with the files
-in the page cache, and, as root, with an emptied one. Goal: ratios of the medians of at most 0.7, and a peak of memory
+in the page cache, and, as root, with an emptied one. The image is a small one: it is the start that is measured. Goal: ratios of the medians of at most 0.7, and a peak of memory
 while loading of at most 1.2 times what stays. The last line is one JSON object.
 
-    python -m bench.cold_start [--rounds 5] [--only shipped|large] [--warm-only]
+    python -m bench.cold_start [--rounds 5] [--only shipped|large] [--warm-only] [--steps 1] [--side 128]
 """
 
 import argparse
@@ -185,12 +185,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("shipped", "large"))
     parser.add_argument("--warm-only", action="store_true", help="leave the page cache alone")
+    parser.add_argument("--steps", type=int, default=1, help="of the image, on both sides")
+    parser.add_argument("--side", type=int, default=128, help="of the image in pixels, on both sides")
     chosen = parser.parse_args()
     subjects: list[Subject] = []
     if chosen.only != "large":
-        subjects.append(Subject("shipped", DEMO_MODEL, 20, 512))
+        subjects.append(Subject("shipped", DEMO_MODEL, chosen.steps, chosen.side))
     if chosen.only != "shipped":
-        subjects.append(Subject("large", large_checkpoint(), 1, 128))
+        subjects.append(Subject("large", large_checkpoint(), chosen.steps, chosen.side))
     may_empty = not chosen.warm_only and os.access(DROP_CACHES, os.W_OK)
     if not may_empty:
         print("The page cache is left as it is: emptying it takes root.", file=sys.stderr)

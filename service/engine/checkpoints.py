@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -156,9 +157,15 @@ def _cache_folder() -> Path:
 
 
 class CheckpointCatalogue:
-    """All checkpoints of this service by every name that A1111 accepts; the default one first."""
+    """All checkpoints of this service by every name that A1111 accepts; the default one first.
 
-    def __init__(self, default: Path, settings: Settings) -> None:
+    ``offers`` says of a file in the models folder whether it is a checkpoint that can be served.
+    """
+
+    def __init__(
+        self, default: Path, settings: Settings, offers: Callable[[Path], bool] = lambda path: True
+    ) -> None:
+        self._offers = offers
         self._default = default
         self._settings = settings
         self._infos: list[CheckpointInfo] = []
@@ -176,7 +183,9 @@ class CheckpointCatalogue:
                 path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
             ]
             paths += sorted(index.parent for index in root.rglob(INDEX))
-            others = [path for path in paths if path.resolve() != self._default.resolve()]
+            others = [
+                path for path in paths if path.resolve() != self._default.resolve() and self._offers(path)
+            ]
             found += [describe(path, root, hashed=False) for path in others]
         self._infos = found
 

@@ -19,12 +19,14 @@ from service.engine.embedding_files import EmbeddingShelf
 from service.engine.lora_files import LoraShelf, Networks
 from service.engine.model import Model
 from service.engine.prompt import NetworkTag
-from service.engine.single_file import PREFIXES
+from service.engine.shelves import left_out
+from service.engine.single_file import PREFIXES, identify
 from service.engine.upscaler_files import UpscalerShelf
 from service.engine.vae_files import VaeShelf
+from service.errors import ModelLoadError
 from service.jobs import CancelToken, Pixels
 from service.settings import Settings
-from service.weights import weight_files
+from service.weights import read_header, weight_files
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,7 @@ class Library:
         self._in_use: set[str] = set()
         root = settings.models_dir
         folders = {name: root / name if root else None for name in FOLDERS}
-        self.catalogue = CheckpointCatalogue(default, settings)
+        self.catalogue = CheckpointCatalogue(default, settings, _is_served)
         self.vaes = VaeShelf(folders["vae"], channels_last=settings.channels_last)
         self.loras = LoraShelf(folders["loras"])
         self.embeddings = EmbeddingShelf(folders["embeddings"])
@@ -139,6 +141,19 @@ class Library:
         """The library as one request sees it."""
         self._in_use.clear()
         return RequestModels(self, vae, upscale)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a file or folder among the checkpoints is one of a family that can be served, by its header."""
+    if path.name.endswith(".vae.safetensors"):  # A1111 lets a checkpoint's VAE lie beside it
+        return False
+    try:
+        if path.is_file():
+            identify(path, read_header(path)[0])
+    except ModelLoadError as error:
+        left_out(path, error.detail)
+        return False
+    return True
 
 
 def _hash_meanwhile(path: Path) -> threading.Thread:

@@ -305,9 +305,9 @@ def test_refresh_finds_new_files_and_drops_changed_ones(engine: DiffusersEngine,
     save_file({"joint_blocks.0.x": torch.ones(1)}, broken)
     try:
         engine.refresh()
-        assert [info.name for info in engine.checkpoints()][1:] == ["broken", "copy"]
+        assert [info.name for info in engine.checkpoints()][1:] == ["copy"]
         assert not np.array_equal(image(engine, checkpoint="copy"), before)
-        with pytest.raises(ModelLoadError, match="Stable Diffusion 3"):
+        with pytest.raises(UnknownName, match="copy"):
             engine.load_checkpoint("broken")
     finally:
         broken.unlink()
@@ -316,7 +316,9 @@ def test_refresh_finds_new_files_and_drops_changed_ones(engine: DiffusersEngine,
 
 def test_too_large_a_checkpoint_is_refused_before_it_is_read(engine: DiffusersEngine, folder: Path) -> None:
     path = folder / "checkpoints/huge.safetensors"
-    header_only(path, {f"{single_file.UNET}input_blocks.0.0.weight": (1024, 1024, 1024, 1024)})
+    huge = (2**20, 4, 2**10, 2**8)
+    names = {f"{single_file.VAE}x": (1,), "cond_stage_model.transformer.x": (1,)}
+    header_only(path, {f"{single_file.UNET}input_blocks.0.0.weight": huge, **names})
     try:
         engine.refresh()
         with pytest.raises(

@@ -1,11 +1,13 @@
 """Cold start: from exec to the first image over HTTP, against the obvious script on the same checkpoint.
 
 The script imports StableDiffusionPipeline, calls from_pretrained and makes one image; ours is ``python -m service
-serve``, its warm-up image, and that same image over HTTP. Both are fresh processes, in turns. Ours does not find a
-remembered hash of the checkpoint: a new container has none either. Two checkpoints: the shipped one, and one of the
-size of Stable Diffusion 1.5 with random weights (2 GB in half precision, made once in bench/cache). Each with the files
-in the page cache, and, as root, with an emptied one. The image is a small one: it is the start that is measured. Goal: ratios of the medians of at most 0.7, and a peak of memory
-while loading of at most 1.2 times what stays. The last line is one JSON object.
+serve``, its warm-up image, and that same image over HTTP. Both are fresh processes, in turns. The image is a small one:
+it is the start that is measured. Ours does not find a remembered hash of the checkpoint: a new container has none.
+
+Two checkpoints: the shipped one, and one of the size of Stable Diffusion 1.5 with random weights (2 GB in half
+precision, made once in bench/cache). Each with the files in the page cache, and, as root, with an emptied one. Goal:
+ratios of the medians of at most 0.7, and a peak of memory while loading of at most 1.2 times what stays. The last line
+is one JSON object.
 
     python -m bench.cold_start [--rounds 5] [--only shipped|large] [--warm-only] [--steps 1] [--side 128]
 """

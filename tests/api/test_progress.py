@@ -77,9 +77,10 @@ def gated() -> Iterator[Gated]:
         live.wait_idle()
 
 
-def progress(live: LiveServer, **query: Any) -> dict[str, Any]:
+def progress(live: LiveServer, cookie: str = "", **query: Any) -> dict[str, Any]:
     with live.client() as client:
-        answer = client.get("/sdapi/v1/progress", params=query)
+        headers = {"Cookie": f"sd={cookie}"} if cookie else {}
+        answer = client.get("/sdapi/v1/progress", params=query, headers=headers)
         assert answer.status_code == 200
         content = answer.json()
         assert isinstance(content, dict)
@@ -207,6 +208,27 @@ def test_everything_answers_while_fifty_wait(gated: Gated) -> None:
     )
     gated.gate.release(1000)
     assert {other.result().status_code for other in others} == {200}
+
+
+def test_a_session_follows_its_own_task_and_sees_no_other_sessions_picture(gated: Gated) -> None:
+    one, two = "one" * 10, "two" * 10
+    gated.running(cookie=one, force_task_id="first", override_settings={"show_progress_every_n_steps": 1})
+    gated.steps(1)
+    gated.waiting(cookie=two, force_task_id="second")
+    own = progress(gated.live, one)
+    assert own["current_task"] == "first"
+    assert own["current_image"]
+    waiting = progress(gated.live, two)
+    assert (waiting["current_task"], waiting["progress"], waiting["textinfo"]) == (
+        "second",
+        0.0,
+        "In queue: 1/1",
+    )
+    assert waiting["state"]["job_count"] == -1
+    for cookie in ("", "somebody-who-has-nothing-here"):
+        seen = progress(gated.live, cookie)
+        assert seen["progress"] > 0, "the server is busy"
+        assert (seen["current_image"], seen["current_task"]) == (None, None)
 
 
 # --- interrupt and skip -----------------------------------------------------------------------------------

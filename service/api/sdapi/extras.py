@@ -28,7 +28,7 @@ from service.imaging.png import encode_png
 from service.jobs import CancelToken, Pixels
 from service.options import Options
 from service.settings import Settings
-from service.tasks import Phase
+from service.tasks import Phase, Task
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -139,20 +139,21 @@ async def _run(
         sources.append(await loop.run_in_executor(context.encoders, _read, given, settings, name))
     sizes = [_size(source, body, settings) for source in sources]
 
-    def work(engine: Engine, token: CancelToken) -> list[Pixels]:
-        return [
-            _enlarge(source.pixels, *size, body, engine, token)
+    def work(engine: Engine, task: Task) -> list[Pixels]:
+        began = time.perf_counter()
+        made = [
+            _enlarge(source.pixels, *size, body, engine, task.token)
             for source, size in zip(sources, sizes, strict=True)
         ]
+        task.timings.add("upscale", time.perf_counter() - began)
+        return made
 
     async with exchange(context, request, "extras") as task:
         if body.upscaler_1 == NONE:
             context.lifecycle.raise_unless_accepting()
             made = [source.pixels for source in sources]
         else:
-            began = time.perf_counter()
-            made = await context.backend.on_device(task, lambda engine: work(engine, task.token))
-            task.timings.add("upscale", time.perf_counter() - began)
+            made = await context.backend.on_device(task, lambda engine: work(engine, task))
         task.phase = Phase.ENCODING
         did = _did(body)
         images = await loop.run_in_executor(context.encoders, _written, made, sources, did, options)

@@ -122,12 +122,12 @@ def place_of(task: Task, context: Context) -> str:
 async def get_progress(
     request: Request, context: ContextDep, skip_current_image: bool = False, id_task: TaskId = None
 ) -> Response:
-    """The task on the device or, with ``id_task``, that one; a fixed idle answer where there is none."""
-    if id_task is not None:
-        task = context.tasks.find(id_task)
-    else:
-        task = context.tasks.running()
-        task = task if task is not None and makes_images(task) else None
+    """With ``id_task`` that task, else the session's own task, else the one on the device.
+
+    A fixed idle answer where there is none. What another session's images look like stays with that session.
+    """
+    session = session_of(request)
+    task = context.tasks.find(id_task) if id_task is not None else _shown(context, session)
     if task is None or task.phase is Phase.DONE:
         steps = context.tasks.last_steps
         textinfo = None if id_task is None or task is not None else "Waiting..."
@@ -136,7 +136,8 @@ async def get_progress(
                 progress=0.0, eta_relative=0.0, state=State(sampling_steps=steps), textinfo=textinfo
             )
         )
-    shown = None if skip_current_image else await preview_of(task, context, session_of(request))
+    visible = id_task is not None or task.session in (None, session)
+    shown = await preview_of(task, context, session) if visible and not skip_current_image else None
     return _answer(
         ProgressAnswer(
             progress=fraction(task),
@@ -144,9 +145,20 @@ async def get_progress(
             state=state_of(task),
             current_image=shown[0] if shown else None,
             textinfo=place_of(task, context) if task.phase is Phase.QUEUED else None,
-            current_task=task.id,
+            current_task=task.id if visible else None,
         )
     )
+
+
+def _own(context: Context, session: str | None) -> Task | None:
+    """The task of ``session``: the running one, else the oldest that waits."""
+    tasks = (context.tasks.running(), *context.tasks.queued())
+    return next((task for task in tasks if task is not None and session and task.session == session), None)
+
+
+def _shown(context: Context, session: str | None) -> Task | None:
+    task = _own(context, session) or context.tasks.running()
+    return task if task is not None and makes_images(task) else None
 
 
 def _answer(answer: ProgressAnswer) -> Response:
@@ -186,9 +198,8 @@ async def _meant(request: Request, context: Context, id_task: str | None) -> Tas
     running, session = tasks.running(), session_of(request)
     if session is None:
         return running
-    own = [task for task in (running, *tasks.queued()) if task is not None and task.session == session]
-    if own:
-        return own[0]
+    if (own := _own(context, session)) is not None:
+        return own
     return running if running is not None and running.session is None else None
 
 

@@ -97,8 +97,11 @@ def _wait(process: subprocess.Popen[bytes], command: list[str], log: Path, ready
         if process.poll() is not None:
             break
         try:
-            if httpx.get(ready, timeout=2).status_code == 200:
+            answer = httpx.get(ready, timeout=2)
+            if answer.status_code == 200:
                 return
+            if '"failed"' in answer.text:  # the service says that its model will not load: no use to wait
+                break
         except httpx.TransportError:
             pass
         time.sleep(0.2)

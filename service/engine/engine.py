@@ -19,7 +19,7 @@ from service.backends.protocol import (
     UpscalerInfo,
     VaeInfo,
 )
-from service.engine import attention, device, loading
+from service.engine import attention, device, loading, single_file
 from service.engine.checkpoints import locate
 from service.engine.conditioning import EncodingCache
 from service.engine.generation import Generation
@@ -162,9 +162,6 @@ class DiffusersEngine:
             if path.is_dir():
                 model = loading.load_folder(path, info, chosen, self.conditioning_cache)
             else:
-                # Only here: its converters take time to import, and most checkpoints are folders.
-                from service.engine import single_file
-
                 model = single_file.load_file(path, info, chosen, self.conditioning_cache)
             attention.tune(model, chosen, self._settings)
             return model

@@ -353,3 +353,20 @@ def test_the_hires_pass_may_use_an_upscaling_network(engine: DiffusersEngine) ->
     assert not np.array_equal(images[0], images[1])
     enlarged = engine.upscale(images[0], "Small 2x", 300, 250, CancelToken())
     assert enlarged.shape == (250, 300, 3)
+
+
+def test_free_gpu_memory_is_what_the_slice_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.engine.device import Device
+    from service.engine.memory import free_bytes, require_room
+
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * gib, 24 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * gib)
+    card = Device(torch.device("cuda"), torch.float16, 0)
+    part = Device(torch.device("cuda"), torch.float16, 8 * gib)
+    assert free_bytes(card) == 12 * gib, "what the driver has, and what the allocator holds without use"
+    assert free_bytes(part) == 5 * gib
+    require_room(6 * gib, card, "large")
+    with pytest.raises(ModelLoadError, match=r"large needs 6\.0 GiB of GPU memory .* only 5\.0 GiB .*slice"):
+        require_room(6 * gib, part, "large")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.backends.protocol import CheckpointInfo
 from service.errors import BadRequest
 from service.options import DEFAULTS, LARGEST, Options, checked
 from service.sessions import Sessions, is_id, new_id
@@ -140,6 +142,28 @@ def test_a_checkpoint_is_loaded_before_the_answer_and_stored_by_its_title(api: A
     assert options["sd_checkpoint_hash"] == OTHER.sha256
     info = json.loads(api.txt2img().json()["info"])
     assert (info["sd_model_name"], info["sd_model_hash"]) == (OTHER.name, OTHER.short_hash)
+
+
+def test_a_title_that_gains_its_hash_by_loading_is_told_with_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(OTHER, title="dir/other.safetensors", sha256=None)
+    read: list[str] = []
+
+    def load(name: str) -> CheckpointInfo:
+        read.append(name)
+        return OTHER
+
+    monkeypatch.setattr(api.engine, "find", lambda name: OTHER if read else plain)
+    monkeypatch.setattr(api.engine, "load_checkpoint", load)
+    assert api.post(OPTIONS, json={"sd_model_checkpoint": "other"}).status_code == 200
+    assert read == [plain.title]
+    assert api.get(OPTIONS).json()["sd_model_checkpoint"] == OTHER.title
+
+
+def test_a_checkpoint_that_is_gone_gives_way_to_the_default(api: Api) -> None:
+    api.live.call(lambda: api.live.context.options.update(sd_model_checkpoint="gone.safetensors"))
+    assert api.get(OPTIONS).json()["sd_model_checkpoint"] == CHECKPOINT.title
 
 
 def test_override_settings_hold_for_one_request_unless_told_otherwise(api: Api) -> None:

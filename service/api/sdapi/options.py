@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from service.api.exchange import exchange
 from service.api.problems import json_response
-from service.api.sdapi.settle import check_upscaler, check_vae, session_of
+from service.api.sdapi.settle import check_vae, session_of, title_of
 from service.context import Context, get_context
+from service.imaging import resize
 from service.options import checked
 from service.settings import Settings
 
@@ -28,9 +29,13 @@ _AUTOMATIC: Final = ("", "Automatic", "None")
 
 
 def checkpoint_of(context: Context, session: str | None) -> str:
-    """The title of the checkpoint that a request without a name gets."""
+    """The title of the checkpoint that a request without a name gets.
+
+    Looked up each time: a title gains its hash when the file is first read, and the file may be gone.
+    """
+    engine = context.backend.engine
     chosen = context.options_of(session).text("sd_model_checkpoint")
-    return chosen or context.backend.engine.current().title
+    return (title_of(engine, chosen) if chosen else None) or engine.current().title
 
 
 @router.get("/options", summary="All options", response_model=dict[str, Any])
@@ -60,13 +65,14 @@ async def set_options(
     engine = context.backend.engine
     if (vae := changes.get("sd_vae")) is not None and vae not in _AUTOMATIC:
         check_vae(engine, vae)
-    if upscaler := changes.get("upscaler_for_img2img"):
-        check_upscaler(engine, upscaler)
+    if (upscaler := changes.get("upscaler_for_img2img", "")) not in _AUTOMATIC:
+        resize.upscale_by_name(upscaler)  # only those without a network serve img2img
     if named:
         title = engine.find(named).title
         if title != checkpoint_of(context, session):
             async with exchange(context, request, "other") as task:
-                await context.backend.on_device(task, lambda engine: engine.load_checkpoint(title))
+                loaded = await context.backend.on_device(task, lambda engine: engine.load_checkpoint(title))
+            title = loaded.title
         changes["sd_model_checkpoint"] = title
     context.set_options(session, changes)
     return json_response(None)

@@ -26,15 +26,16 @@ from .matching import Matcher, colour_name
 STEPS, GUIDANCE = 20, 7.0
 BACKGROUNDS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 SHEET = (
-    "a pretty dog", "puppy on a blue background", "kitty", "a lion on a green background", "a panda", "a red apple",
-    "a green apple on a yellow background", "pizza", "a hamburger on a red background", "strawberry", "a doughnut",
-    "a birthday cake on a pink background", "a rocket", "a rocket on a black background", "a fire engine", "a bicycle",
-    "a sailboat on a cyan background", "an airplane", "a butterfly", "an octopus on a purple background", "a whale",
-    "an owl", "a penguin on a white background", "a rooster", "a sunflower", "a cactus on an orange background",
-    "a mushroom", "a palm tree", "a rainbow", "a snowman on a blue background", "fire", "the sun with a face",
-    "a crown on a black background", "a light bulb", "a guitar", "a camera", "an alarm clock on a green background",
-    "a gem stone", "a teddy bear", "a soccer ball", "a robot", "a ghost on a purple background", "an alien",
-    "a smiling face with sunglasses", "a castle", "an umbrella on a gray background", "a wrapped gift", "a key",
+    "a pretty dog", "puppy on a blue background", "kitty", "a lion on a green background", "a panda", "a unicorn",
+    "a fox on a white background", "a frog on a pink background", "a red apple", "a red apple on a blue background",
+    "a banana on a black background", "a strawberry", "a watermelon on a yellow background", "a lemon", "pizza",
+    "a hamburger on a red background", "a doughnut", "a birthday cake on a cyan background", "ice cream", "a carrot",
+    "a rocket", "a rocket on a black background", "a fire engine", "a bicycle", "a sailboat on a cyan background",
+    "an airplane", "a car", "a butterfly", "an octopus on a purple background", "a whale", "an owl",
+    "a penguin on a white background", "a ladybug on a green background", "a turtle", "a sunflower", "a rose",
+    "a cactus on an orange background", "a mushroom", "a rainbow", "a snowman on a blue background", "fire",
+    "the sun with a face", "a crown on a black background", "a light bulb", "a guitar", "a soccer ball",
+    "a smiling face with sunglasses", "a ghost on a purple background",
 )  # fmt: skip
 _SYNONYMS = (
     "puppy", "kitty", "pretty dog", "bunny", "doggy", "piggy", "ladybug", "burger", "bike", "ship", "present", "phone",
@@ -104,7 +105,7 @@ class Painter:
 
     def __init__(self, folder: Path, batch: int = 8) -> None:
         self.pipe = cast(Any, StableDiffusionPipeline).from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True
+            folder, dtype=torch.float32, local_files_only=True
         )
         self.pipe.set_progress_bar_config(disable=True)
         self.batch = batch
@@ -160,11 +161,12 @@ def plan(subjects: Sequence[Subject], rows: Sequence[int], seeds: int, synonyms:
         for word in (subject.name, *subject.tags):
             meant.setdefault(word, set()).add(row)
     meant["pretty dog"] = meant["dog"]
-    words = [word for word in _SYNONYMS if word in meant]
+    words = [word for word in _SYNONYMS if meant.get(word, set()) & set(rows)]
     names = {subject.name for subject in subjects}
     pool = {tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2}
-    words += rng.sample(sorted(pool - names - set(words)), max(0, synonyms - len(words)))
-    things, sample = rng.sample(list(rows), 8), rng.sample(list(rows), 16)
+    others = sorted(pool - names - set(words))
+    words += rng.sample(others, max(0, min(synonyms - len(words), len(others))))
+    things, sample = (rng.sample(list(rows), min(size, len(rows))) for size in (8, 12))
 
     def subject_jobs(seed: int) -> list[Job]:
         return [

@@ -85,9 +85,7 @@ class Workshop:
         if list(self.cache.glob("*.pt")):
             raise FileExistsError(f"{self.cache} holds checkpoints already: give an empty cache folder.")
         shutil.copytree(folder / "tokenizer", self.cache / "tokenizer", dirs_exist_ok=True)
-        parts = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True
-        )
+        parts = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         for part, name in ((parts.vae, "autoencoder"), (parts.unet, "unet")):
             values = part.state_dict()
             torch.save(

@@ -8,7 +8,7 @@ PORT   ?= 7860
 # CPU build of PyTorch (200 MB in place of several GB).
 PIP_OPTIONS ?=
 
-.PHONY: help setup run test lint format lock readme bench dashboards clean
+.PHONY: help setup run test lint format lock readme bench dashboards image clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m dashboards check
 
 format: $(VENV)/.dev  ## Let ruff format the code
 	$(VENV)/bin/ruff format .
@@ -56,6 +57,9 @@ bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/resu
 
 dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet
 	$(PY) -m dashboards sheet
+
+image:  ## Build the image here with buildah, without a Docker daemon, and try it (root; VARIANT=cpu)
+	knative/image/build-local.sh $(or $(VARIANT),cpu)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

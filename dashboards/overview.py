@@ -131,8 +131,7 @@ def build() -> Dashboard:
         ),
         lines(
             "HTTP responses by class",
-            "Every HTTP exchange, polls, lists and probes too: 4xx is the clients' doing, 5xx ours; "
-            "a pod that loads answers its probes with 503.",
+            "Every HTTP exchange but probes and scrapes, polls and lists too: 4xx is the clients' doing, 5xx ours.",
             Query(_by_class(rate("sd_http_requests_total"), "code"), "{{class}}"),
             unit="reqps",
         ),

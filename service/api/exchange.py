@@ -58,7 +58,12 @@ async def exchange(
     The deadline counts from the arrival of the request (see ``middleware.access``). The body must have been read.
     """
     arrived = request.scope.get("sd.arrived", time.monotonic())
-    context.lifecycle.raise_unless_accepting()
+    try:
+        context.lifecycle.raise_unless_accepting()
+    except ServiceError as error:
+        context.metrics.request_done(kind, outcome_of(error), time.monotonic() - arrived)
+        context.metrics.errors.labels(error.code).inc()
+        raise
     task = context.tasks.open(kind, generation, request.scope.get("sd.session"))
     task.arrived = arrived
     context.requests_under_way += 1

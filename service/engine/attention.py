@@ -20,12 +20,26 @@ def tune(model: Model, device: Device, settings: Settings) -> None:
         for module in (model.unet, model.vae):
             module.to(memory_format=torch.channels_last)
     if _wants_xformers(device, settings):
-        model.unet.enable_xformers_memory_efficient_attention()
+        _enable_xformers(model, settings)
     # Else: diffusers' default attention processor is PyTorch's scaled_dot_product_attention.
     if settings.compile:
         imports.prepare_compilation()
         # In place: parameters keep their names, so that LoRA and switching work as without.
         model.unet.compile(mode="default", dynamic=False)
+
+
+def _enable_xformers(model: Model, settings: Settings) -> None:
+    try:
+        model.unet.enable_xformers_memory_efficient_attention()
+    except Exception as error:  # built for another PyTorch or CUDA, it fails in many ways
+        if settings.attention == "xformers":
+            raise ModelLoadError(
+                f"SD_ATTENTION=xformers, but xformers does not work here ({type(error).__name__}: {error}): install the "
+                "build for this PyTorch and CUDA, or set SD_ATTENTION=auto."
+            ) from None
+        log.warning(
+            "xformers is installed but does not work here: using PyTorch's attention", reason=str(error)
+        )
 
 
 def _wants_xformers(device: Device, settings: Settings) -> bool:

@@ -183,6 +183,10 @@ class CheckpointCatalogue:
                 path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
             ]
             paths += sorted(index.parent for index in root.rglob(INDEX))
+            # Hidden folders hold what is still being fetched.
+            paths = [
+                path for path in paths if not any(part[0] == "." for part in path.relative_to(root).parts)
+            ]
             others = [
                 path for path in paths if path.resolve() != self._default.resolve() and self._offers(path)
             ]

@@ -15,7 +15,7 @@ from service.metrics import Metrics
 log = structlog.get_logger("access")
 
 _QUIET: Final = {"/livez", "/readyz", "/metrics", "/internal/ping"}
-"""Asked every second or more often: not worth a line each."""
+"""Asked every second or more often: not worth a line each, and no measure of how clients fare."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -67,9 +67,8 @@ class Access:
                 raise
             await problem_response(mistake(error))(scope, receive, send_with_headers)
         finally:
-            kind = scope.get("sd.kind", "other")
-            self._metrics.http_done(kind, scope["method"], status)
             if scope["path"] not in _QUIET:
+                self._metrics.http_done(scope.get("sd.kind", "other"), scope["method"], status)
                 log.info(
                     "request",
                     method=scope["method"],

@@ -60,9 +60,9 @@ async def exchange(
     arrived = request.scope.get("sd.arrived", time.monotonic())
     try:
         context.lifecycle.raise_unless_accepting()
-    except ServiceError as error:
-        context.metrics.request_done(kind, outcome_of(error), time.monotonic() - arrived)
-        context.metrics.errors.labels(error.code).inc()
+    except ServiceError as refusal:
+        context.metrics.request_done(kind, outcome_of(refusal), time.monotonic() - arrived)
+        context.metrics.errors.labels(refusal.code).inc()
         raise
     task = context.tasks.open(kind, generation, request.scope.get("sd.session"))
     task.arrived = arrived

@@ -34,7 +34,7 @@ def _enable_xformers(model: Model, settings: Settings) -> None:
     except Exception as error:  # built for another PyTorch or CUDA, it fails in many ways
         if settings.attention == "xformers":
             raise ModelLoadError(
-                f"SD_ATTENTION=xformers, but xformers does not work here ({type(error).__name__}: {error}): install the "
+                f"SD_ATTENTION=xformers, but it does not work here ({type(error).__name__}: {error}): install the "
                 "build for this PyTorch and CUDA, or set SD_ATTENTION=auto."
             ) from None
         log.warning(

@@ -1,7 +1,5 @@
 """The engine on the shipped model: what comes out depends on the request alone."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -19,11 +17,11 @@ def news(sentence: str, *, part: str | None = None, seconds: float = 0.0) -> Non
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[DiffusersEngine]:
+def engine() -> DiffusersEngine:
     """The real engine with the shipped model."""
     made = DiffusersEngine(Settings.read(warmup_steps=1, warmup_size=64))
     made.load(news)
-    yield made
+    return made
 
 
 def run(

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         None,
         description="Folder with `checkpoints/`, `vae/`, `loras/`, `embeddings/`, `upscalers/` to choose from.",
     )
+    captioner: Path | None = Field(
+        None,
+        description="Folder of a BLIP captioning model (transformers' layout) for `/sdapi/v1/interrogate`.",
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="`auto`: CUDA where there is one, else CPU."
     )

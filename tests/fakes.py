@@ -15,7 +15,7 @@ from service.backends.protocol import (
     UpscalerInfo,
     VaeInfo,
 )
-from service.errors import UnknownName
+from service.errors import BadRequest, UnknownName
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
 from service.upscalers import BUILT_IN
 
@@ -36,6 +36,7 @@ class FakeEngine:
 
     step_time: float = 0.0
     gate: threading.Semaphore | None = None
+    captions: bool = False
     load_error: Exception | None = None
     fail_with: Callable[[GenerationRequest], Exception | None] = lambda request: None
     load_gate: threading.Event | None = None
@@ -142,6 +143,12 @@ class FakeEngine:
         info = self.find(name)
         self.loaded.append(info.title)
         return info
+
+    def caption(self, image: Pixels) -> str:
+        """Its size, where a captioner is configured."""
+        if not self.captions:
+            raise BadRequest("No captioning model is configured: set SD_CAPTIONER.")
+        return f"a picture of {image.shape[1]} by {image.shape[0]}"
 
     def unload(self) -> None:
         """Forget what was loaded."""

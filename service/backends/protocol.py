@@ -101,6 +101,9 @@ class Engine(Protocol):
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge one image to exactly width × height with an upscaler by its name."""
 
+    def caption(self, image: Pixels) -> str:
+        """A line about what can be seen on ``image``. Raises ``BadRequest`` where no captioner is configured."""
+
     def load_checkpoint(self, name: str) -> CheckpointInfo:
         """Have that checkpoint in memory, by any of its names. Raises ``UnknownName`` and ``ModelLoadError``."""
 

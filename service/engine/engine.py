@@ -20,12 +20,13 @@ from service.backends.protocol import (
     VaeInfo,
 )
 from service.engine import attention, device, loading, single_file
+from service.engine.captioner import Captioner
 from service.engine.checkpoints import locate
 from service.engine.conditioning import EncodingCache
 from service.engine.generation import Generation
 from service.engine.library import Library
 from service.engine.model import Model
-from service.errors import ModelError, ModelLoadError, OutOfMemory, ServiceError
+from service.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
 from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
 from service.settings import Settings
 
@@ -44,6 +45,7 @@ class DiffusersEngine:
         self._settings = settings
         self._device: device.Device | None = None
         self._library: Library | None = None
+        self._captioner: Captioner | None = None
         self.conditioning_cache = EncodingCache()
         if on_cache is not None:
             self.conditioning_cache.on_hit = partial(on_cache, "conditioning", True)
@@ -113,6 +115,22 @@ class DiffusersEngine:
         return self._guarded(
             lambda: self._enlarge(image, upscaler, width, height, token), f"Enlarging to {width}×{height}"
         )
+
+    def caption(self, image: Pixels) -> str:
+        """A line about what can be seen on ``image``."""
+        folder, chosen = self._settings.captioner, self._device
+        if folder is None or chosen is None:
+            raise BadRequest(
+                "No captioning model is configured: set SD_CAPTIONER to the folder of a BLIP model, or ask a "
+                "captioning service of its own."
+            )
+
+        def work() -> str:
+            if self._captioner is None:
+                self._captioner = Captioner(folder, chosen)
+            return self._captioner.caption(image)
+
+        return self._guarded(work, "A caption")
 
     def _enlarge(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         token.raise_if_cancelled()

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from service.api.exchange import exchange
 from service.api.problems import json_response
 from service.api.sdapi.fields import Lenient, Str
 from service.api.sdapi.url_images import inline
@@ -14,6 +15,7 @@ from service.context import Context, get_context
 from service.errors import BadRequest, NotFound
 from service.imaging import decode, infotext
 from service.imaging.metadata import Metadata, read_metadata
+from service.jobs import Pixels
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -64,12 +66,21 @@ async def png_info(body: PngInfoBody, context: ContextDep) -> Response:
     )
 
 
-@router.post("/interrogate", response_model=InterrogateAnswer, summary="Describe an image: not offered")
-async def interrogate(body: InterrogateBody, request: Request) -> Response:
-    """422: this server has no model that describes images."""
+@router.post("/interrogate", response_model=InterrogateAnswer, summary="Describe an image")
+async def interrogate(body: InterrogateBody, request: Request, context: ContextDep) -> Response:
+    """A caption by the model in ``SD_CAPTIONER``; 422 where there is none, 404 for a model that A1111 does not know."""
     if body.model not in CAPTIONERS:
         raise NotFound("Model not found")
-    raise BadRequest(
-        "This server describes no images: it serves diffusion models only. Run a captioning model (such as BLIP) as a "
-        "service of its own and ask that."
-    )
+    if body.model != "clip":
+        raise BadRequest(
+            f"Captions by tags (model {body.model!r}) are not offered here: ask for model 'clip'."
+        )
+    given = await inline(body.image, context.settings)
+
+    def read() -> Pixels:
+        return decode.to_rgb(decode.decode_image(given, context.settings.max_image_pixels))
+
+    pixels = await asyncio.get_running_loop().run_in_executor(context.encoders, read)
+    async with exchange(context, request, "interrogate") as task:
+        caption = await context.backend.on_device(task, lambda engine: engine.caption(pixels))
+    return json_response({"caption": caption})

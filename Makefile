@@ -33,7 +33,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 	@touch $@
 
 test: $(VENV)/.dev  ## Run all tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff check .

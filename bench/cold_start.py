@@ -77,11 +77,14 @@ def script(subject: Subject) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = [subject.folder, subject.steps, subject.side, Path(folder) / "image.png"]
         began = time.perf_counter()
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True, capture_output=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
         )  # fmt: skip
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(f"The script failed: {done.stderr[-2000:]}")
+    return seconds
 
 
 def service(subject: Subject, peaks: list[float]) -> float:
@@ -164,7 +167,8 @@ def large_checkpoint() -> Path:
         (folder / part).mkdir(parents=True, exist_ok=True)
         stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
         save_file(tensors, folder / part / f"{stem}.safetensors", metadata={"format": "pt"})
-        own: dict[str, Any] = {"architectures": [class_name]} if part == "text_encoder" else {}
+        # transformers takes the precision of the file where the configuration names none, diffusers float32.
+        own: dict[str, Any] = {"dtype": "float32"} if part == "text_encoder" else {}
         _write(folder / part / "config.json", {**config[part], **own, "_class_name": class_name})
     clip_tokenizer().save_pretrained(str(folder / "tokenizer"))
     (folder / "scheduler").mkdir(exist_ok=True)

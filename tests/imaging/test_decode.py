@@ -321,10 +321,11 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 
 
 BOMBS = """
-import io, json, resource, struct, sys, zlib
+import io, json, struct, sys, zlib
 from PIL import Image
 from service.errors import BadImage
 from service.imaging.decode import open_image
+peak = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 
 def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -356,14 +357,14 @@ files = {
     "png 100 megapixels": png(10_000, 10_000, 10_000), "png 2 gigapixels": png(50_000, 50_000, 4),
     "webp": webp(16_383, 16_383), "gif": bytes(gif), "bmp": bytes(bmp), "jpeg": bytes(jpeg),
 }
-said, before = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+said, before = {}, peak()
 for name, data in files.items():
     try:
         open_image(data, 32_000_000)
         said[name] = "decoded"
     except BadImage as error:
         said[name] = error.detail
-print(json.dumps([said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+print(json.dumps([said, peak() - before]))
 """
 
 

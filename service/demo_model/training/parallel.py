@@ -41,7 +41,6 @@ class Peers:
 
 
 def _start(rank: int, size: int, port: int, work: Callable[[Peers], None]) -> None:
-    os.setsid()  # schedulers that group by session then count each process for itself
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)

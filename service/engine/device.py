@@ -39,6 +39,13 @@ class Device:
     torch_device: torch.device
     dtype: torch.dtype
     memory_limit: int
+    channels_last: bool = False
+    """True if the weights of convolutions are read into this layout, False for the contiguous one."""
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of tensors with four dimensions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def is_cuda(self) -> bool:
@@ -89,7 +96,7 @@ def choose(settings: Settings) -> Device:
         raise ModelLoadError("SD_DTYPE=float16 is for GPUs: on a CPU use float32 or bfloat16.")
     if settings.cpu_threads:
         torch.set_num_threads(settings.cpu_threads)
-    return Device(torch.device(kind), dtype, _limit(settings, kind))
+    return Device(torch.device(kind), dtype, _limit(settings, kind), settings.channels_last)
 
 
 def _limit(settings: Settings, kind: str) -> int:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 import torch
@@ -33,8 +33,6 @@ from service.settings import Settings
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-_WARM_UP_SIDE_ON_CPU: Final = 128
 
 
 class DiffusersEngine:
@@ -68,13 +66,13 @@ class DiffusersEngine:
 
     def _warm_up(self, model: Model) -> None:
         """One small image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
-        side = self._settings.warmup_size or min(model.native_size, self._settings.max_side)
-        if not self._settings.warmup_size and not self._require().device.is_cuda:
-            # There are no kernels to choose and no memory to reserve for a size: a small image shows as much, sooner.
-            side = min(side, _WARM_UP_SIDE_ON_CPU)
-        side = max(64, side // 8 * 8)
+        side, steps = self._settings.warmup_size, self._settings.warmup_steps
+        if not side and not self._require().device.is_cuda:
+            # No kernels to choose, no memory to reserve for a size: the smallest image shows as much, and sooner.
+            side = steps = 1
+        side = max(64, (side or min(model.native_size, self._settings.max_side)) // 8 * 8)
         request = GenerationRequest(
-            prompt="warm-up", negative_prompt="", steps=self._settings.warmup_steps, width=side, height=side
+            prompt="warm-up", negative_prompt="", steps=steps, width=side, height=side
         )
         try:
             result = self.generate(request, CancelToken(), lambda progress: None)

@@ -153,7 +153,7 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
 def tensors_of(folder: Path, device: Device) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one part of a checkpoint, on the device and in its precision."""
     for file in weights_of(folder):
-        yield from read_tensors(file, device.dtype, device.torch_device)
+        yield from read_tensors(file, device.dtype, device.torch_device, memory_format=device.memory_format)
 
 
 def weights_of(folder: Path) -> list[Path]:

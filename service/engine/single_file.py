@@ -107,7 +107,10 @@ def load(
     """The checkpoint in ``path`` with the given layout and configuration."""
 
     def tensors(prefix: str) -> Iterator[tuple[str, Tensor]]:
-        return read_tensors(path, device.dtype, device.torch_device, lambda name: name.startswith(prefix))
+        return read_tensors(
+            path, device.dtype, device.torch_device, lambda name: name.startswith(prefix),
+            memory_format=device.memory_format,
+        )  # fmt: skip
 
     modules: dict[str, nn.Module] = {}
     for part, class_name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):

@@ -23,17 +23,29 @@ _DTYPES: Final = {
 
 
 def read_tensors(
-    path: Path, dtype: torch.dtype, device: torch.device, wanted: Callable[[str], bool] = lambda name: True
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    wanted: Callable[[str], bool] = lambda name: True,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``path`` whose name is ``wanted``; floating ones as ``dtype``, all on ``device``."""
+    """The tensors of ``path`` whose name is ``wanted``; floating ones as ``dtype``, all on ``device``.
+
+    ``memory_format`` is that of tensors with four dimensions (the weights of convolutions).
+    """
     entries, _ = read_header(path)
+    chosen = sorted(((n, e) for n, e in entries.items() if wanted(n)), key=lambda item: item[1].start)
+    # One buffer for all: fresh memory for each would cost more time than reading does.
+    buffer = torch.empty(max((e.end - e.start for _, e in chosen), default=0), dtype=torch.uint8)
     try:
         with path.open("rb", buffering=0) as file:
-            # In file order: the disk reads ahead.
-            for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
-                if wanted(name):
-                    file.seek(entry.start)
-                    yield name, _read(file.readinto, entry, path).to(device, dtype_for(entry, dtype))
+            for name, entry in chosen:  # in file order: the disk reads ahead
+                kind = dtype_for(entry, dtype)
+                file.seek(entry.start)
+                read = _read(file.readinto, entry, path, buffer)
+                layout = memory_format if read.dim() == 4 else torch.contiguous_format
+                yield name, read.to(device, kind, copy=True, memory_format=layout)
     except OSError as error:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -46,9 +58,11 @@ def dtype_for(entry: TensorEntry, dtype: torch.dtype) -> torch.dtype:
     return dtype if own.is_floating_point else own
 
 
-def _read(readinto: Callable[[memoryview], int | None], entry: TensorEntry, path: Path) -> Tensor:
-    own = _DTYPES.get(entry.dtype, torch.uint8)
-    flat = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+def _read(
+    readinto: Callable[[memoryview], int | None], entry: TensorEntry, path: Path, buffer: Tensor
+) -> Tensor:
+    """One tensor, in ``buffer``: to be copied before the next is read."""
+    flat = buffer[: entry.end - entry.start]
     view = flat.numpy().data
     done = 0
     while done < len(view):
@@ -56,7 +70,7 @@ def _read(readinto: Callable[[memoryview], int | None], entry: TensorEntry, path
         if not count:
             raise ModelLoadError(f"{path} ended while it was being read: fetch it again.")
         done += count
-    return flat.view(own).reshape(entry.shape)
+    return flat.view(_DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 class _NoDraws(TorchFunctionMode):

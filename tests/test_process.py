@@ -157,9 +157,9 @@ def test_generate_writes_the_picture_without_http(tmp_path: Path) -> None:
         cwd=ROOT, env={**os.environ, "SD_WARMUP_STEPS": "1", "SD_WARMUP_SIZE": "64"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    image = Image.open(target)
-    assert image.size == (128, 64)
-    assert "Seed: 3" in image.info["parameters"]
+    with Image.open(target) as image:
+        assert image.size == (128, 64)
+        assert "Seed: 3" in image.info["parameters"]
 
 
 @pytest.mark.parametrize(

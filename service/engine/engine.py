@@ -66,13 +66,18 @@ class DiffusersEngine:
 
     def _warm_up(self, model: Model) -> None:
         """One small image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
-        side, steps = self._settings.warmup_size, self._settings.warmup_steps
+        side, steps, guidance = self._settings.warmup_size, self._settings.warmup_steps, 7.0
         if not side and not self._require().device.is_cuda:
             # No kernels to choose, no memory to reserve for a size: the smallest image shows as much, and sooner.
-            side = steps = 1
+            side, steps, guidance = 1, 1, 1.0
         side = max(64, (side or min(model.native_size, self._settings.max_side)) // 8 * 8)
         request = GenerationRequest(
-            prompt="warm-up", negative_prompt="", steps=steps, width=side, height=side
+            prompt="warm-up",
+            negative_prompt="",
+            guidance_scale=guidance,
+            steps=steps,
+            width=side,
+            height=side,
         )
         try:
             result = self.generate(request, CancelToken(), lambda progress: None)

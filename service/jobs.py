@@ -102,6 +102,29 @@ class CancelToken:
             raise self.error()
 
 
+UniPCVariant: TypeAlias = Literal["bh1", "bh2", "vary_coeff"]
+UniPCSpacing: TypeAlias = Literal["time_uniform", "time_quadratic", "logSNR"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingShape:
+    """What bends a schedule, and UniPC, beyond their names; the defaults are their own measures.
+
+    ``rho``, ``sigma_min`` and ``sigma_max`` 0 mean the scheduler's exponent and the ends of the checkpoint's sigmas.
+    """
+
+    rho: float = 0.0
+    sigma_min: float = 0.0
+    sigma_max: float = 0.0
+    beta_alpha: float = 0.6
+    beta_beta: float = 0.6
+    discard_next_to_last_sigma: bool = False
+    unipc_spacing: UniPCSpacing = "time_uniform"
+    unipc_variant: UniPCVariant = "bh1"
+    unipc_order: int = 3
+    unipc_lower_order_final: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class HiresFix:
     """The second pass of txt2img: the latent is enlarged and partly denoised again.
@@ -171,6 +194,7 @@ class GenerationRequest:
     s_tmax: float = float("inf")
     s_noise: float = 1.0
     s_min_uncond: float = 0.0
+    shape: SamplingShape = SamplingShape()
     clip_skip: int = 1
     emphasis: str = "Original"
     tiling: bool = False

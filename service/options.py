@@ -38,6 +38,12 @@ _NUMBERS: Final = {
     "s_tmax": (0, float("inf")),
     "s_noise": (0, 1000),
     "s_min_uncond": (0, 100),
+    "rho": (0, 100),
+    "sigma_min": (0, 10),
+    "sigma_max": (0, 1000),
+    "beta_dist_alpha": (0.01, 10),
+    "beta_dist_beta": (0.01, 10),
+    "uni_pc_order": (1, 50),
 }
 """Numbers that reach the engine, with their ranges."""
 
@@ -46,6 +52,8 @@ _CHOICES: Final = {
     "grid_format": ("png", "jpg", "jpeg", "webp"),
     "live_previews_image_format": ("png", "jpeg", "webp"),
     "emphasis": ("Original", "No norm", "Ignore", "None"),
+    "uni_pc_variant": ("bh1", "bh2", "vary_coeff"),
+    "uni_pc_skip_type": ("time_uniform", "time_quadratic", "logSNR"),
 }
 """Texts that one of a few must be, in any case."""
 

@@ -49,6 +49,12 @@ def check(request: GenerationRequest, settings: Settings) -> None:
         _range("denoising_strength", request.init.denoising_strength, 0.0, 1.0)
     for name, value in (("s_churn", request.s_churn), ("s_noise", request.s_noise)):
         _range(name, value, 0.0, 1000.0)
+    low, high = request.shape.sigma_min, request.shape.sigma_max
+    if 0 < low < 1e-4 or 0 < high < 0.1 or 0 < high <= low:
+        raise BadRequest(
+            f"Options sigma_min {low:g} and sigma_max {high:g} make no schedule: 0 means the checkpoint's own, else "
+            "sigma_min must be at least 0.0001, and sigma_max at least 0.1 and above sigma_min."
+        )
     if len(request.task_id) > 200:
         raise BadRequest("force_task_id has more than 200 characters: choose a shorter one.")
 

@@ -263,7 +263,21 @@ class Generation:
     ) -> Tensor:
         """Sample one pass of one batch; ``skipped`` of the schedule's ``steps`` are left out at its start."""
         request = self._request
-        sigmas = sampler_sigmas(self._sampler, self._scheduler, steps, model.sigmas, sdxl=model.is_sdxl)
+        shape = request.shape
+        sigmas = sampler_sigmas(
+            self._sampler,
+            self._scheduler,
+            steps,
+            model.sigmas,
+            rho=shape.rho,
+            sigma_min=shape.sigma_min,
+            sigma_max=shape.sigma_max,
+            sdxl=model.is_sdxl,
+            beta_alpha=shape.beta_alpha,
+            beta_beta=shape.beta_beta,
+            always_discard_next_to_last_sigma=shape.discard_next_to_last_sigma,
+            unipc_spacing=shape.unipc_spacing,
+        )
         whole = (float(sigmas[sigmas > 0][-1]), float(sigmas[0]))
         sigmas = sigmas[skipped:]
         stages = [Stage(model, conditioning)]
@@ -302,6 +316,9 @@ class Generation:
             s_noise=request.s_noise,
             table=model.sigmas,
             brownian_range=whole,
+            unipc_variant=shape.unipc_variant,
+            unipc_order=shape.unipc_order,
+            unipc_lower_order_final=shape.unipc_lower_order_final,
         )
         with self._stage("denoising"):
             self._tell(0, len(sigmas) - 1, start, "denoising", None)

@@ -8,16 +8,15 @@ tensor of descending sigmas, as samplers take it.
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.errors import UnknownName
+from service.jobs import UniPCSpacing
 from service.samplers import Sampler, Scheduler, effective_scheduler
-
-UniPCSpacing: TypeAlias = Literal["time_uniform", "time_quadratic", "logSNR"]
 
 LCM_TIMESTEPS: Final = 50
 """Latent consistency models are distilled on every 20th of the 1000 timesteps: 19, 39 … 999."""

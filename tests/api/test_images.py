@@ -211,6 +211,41 @@ def test_sigmas_come_from_fields_or_options(api: Api) -> None:
     assert (second.s_tmax, second.s_noise, second.s_min_uncond) == (5, 1.1, 0.2)
 
 
+SHAPES = [
+    ("rho", 5.0, "rho", "Schedule rho"),
+    ("sigma_min", 0.1, "sigma_min", "Schedule min sigma"),
+    ("sigma_max", 10.0, "sigma_max", "Schedule max sigma"),
+    ("beta_dist_alpha", 0.5, "beta_alpha", "Beta schedule alpha"),
+    ("beta_dist_beta", 0.5, "beta_beta", "Beta schedule beta"),
+    ("always_discard_next_to_last_sigma", True, "discard_next_to_last_sigma", "Discard penultimate sigma"),
+    ("uni_pc_skip_type", "logSNR", "unipc_spacing", "UniPC skip type"),
+    ("uni_pc_variant", "bh2", "unipc_variant", "UniPC variant"),
+    ("uni_pc_order", 2, "unipc_order", "UniPC order"),
+    ("uni_pc_lower_order_final", False, "unipc_lower_order_final", "UniPC lower order final"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "field", "key"), SHAPES)
+def test_options_bend_the_schedule_and_the_infotext_repeats_it(
+    api: Api, option: str, value: Any, field: str, key: str
+) -> None:
+    content = api.txt2img(override_settings={option: value}).json()
+    api.txt2img(infotext=info_of(content)["infotexts"][0])
+    api.txt2img()
+    shapes = [getattr(request.shape, field) for request in api.engine.served]
+    assert shapes[:2] == [value, value] != [shapes[2]] * 2
+    assert info_of(content)["extra_generation_params"][key] == value
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sigma_min": 5, "sigma_max": 2}, {"sigma_min": 1e-9}, {"sigma_max": 0.01}, {"uni_pc_variant": "x"}],
+)
+def test_options_that_make_no_schedule_are_refused(api: Api, options: dict[str, Any]) -> None:
+    answer = api.post("/sdapi/v1/txt2img", json={"override_settings": options})
+    assert answer.status_code == 422, answer.text
+
+
 # --- saving and grids -------------------------------------------------------------------------------------
 
 

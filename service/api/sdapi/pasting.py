@@ -72,6 +72,16 @@ _OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "ENSD": ("eta_noise_seed_delta", _whole),
     "Emphasis": ("emphasis", str),
     "VAE": ("sd_vae", str),
+    "Schedule rho": ("rho", float),
+    "Schedule max sigma": ("sigma_max", float),
+    "Schedule min sigma": ("sigma_min", float),
+    "Beta schedule alpha": ("beta_dist_alpha", float),
+    "Beta schedule beta": ("beta_dist_beta", float),
+    "Discard penultimate sigma": ("always_discard_next_to_last_sigma", _truth),
+    "UniPC variant": ("uni_pc_variant", str),
+    "UniPC skip type": ("uni_pc_skip_type", str),
+    "UniPC order": ("uni_pc_order", _whole),
+    "UniPC lower order final": ("uni_pc_lower_order_final", _truth),
 }
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -22,7 +22,7 @@ from service.imaging.formats import Encoding, encode_base64
 from service.imaging.grid import make_grid, rows_of
 from service.imaging.infotext import InfotextOptions
 from service.imaging.respond import encode_all
-from service.jobs import GenerationRequest, GenerationResult, Pixels
+from service.jobs import GenerationRequest, GenerationResult, Pixels, SamplingShape
 from service.options import Options
 from service.samplers import SAMPLERS
 
@@ -142,6 +142,21 @@ def _grid(result: GenerationResult, infotexts: list[str], options: Options, send
     return _written(pixels, text, options, "samples_format") if wanted else None
 
 
+_OWN_SHAPE: Final = SamplingShape()
+_SHAPE: Final = {
+    "rho": "Schedule rho",
+    "sigma_max": "Schedule max sigma",
+    "sigma_min": "Schedule min sigma",
+    "beta_alpha": "Beta schedule alpha",
+    "beta_beta": "Beta schedule beta",
+    "discard_next_to_last_sigma": "Discard penultimate sigma",
+    "unipc_variant": "UniPC variant",
+    "unipc_spacing": "UniPC skip type",
+    "unipc_order": "UniPC order",
+    "unipc_lower_order_final": "UniPC lower order final",
+}
+
+
 def sampling(request: GenerationRequest) -> dict[str, Any]:
     """Infotext entries for what the sampler was told beyond its own measure, in A1111's words."""
     takes = next((sampler.parameters for sampler in SAMPLERS if sampler.name == request.sampler), ())
@@ -157,7 +172,11 @@ def sampling(request: GenerationRequest) -> dict[str, Any]:
             entries[key] = getattr(request, name)
     if request.s_min_uncond:
         entries["NGMS"] = request.s_min_uncond
-    return entries
+    return entries | {
+        key: getattr(request.shape, name)
+        for name, key in _SHAPE.items()
+        if getattr(request.shape, name) != getattr(_OWN_SHAPE, name)
+    }
 
 
 def info(

@@ -2,14 +2,14 @@
 
 import random
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from service import samplers
 from service.api.limits import check
 from service.api.sdapi.schemas import GenerationBody, Txt2ImgBody
 from service.engine.prompt import strip_comments
 from service.errors import BadRequest
-from service.jobs import GenerationRequest, HiresFix
+from service.jobs import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
 from service.options import Options
 from service.samplers import Sampler
 from service.settings import Settings
@@ -74,6 +74,7 @@ def common(
         s_tmax=s_tmax if s_tmax > 0 else float("inf"),
         s_noise=_or(body.s_noise, options.number("s_noise")) or 1.0,
         s_min_uncond=_or(body.s_min_uncond, options.number("s_min_uncond")),
+        shape=_shape(options),
         clip_skip=options.integer("CLIP_stop_at_last_layers"),
         emphasis=options.choice("emphasis"),
         tiling=options.flag("tiling") if body.tiling is None else body.tiling,
@@ -97,6 +98,21 @@ def prompts(
     if options.flag("enable_prompt_comments"):
         return strip_comments(prompt), strip_comments(negative_prompt)
     return prompt, negative_prompt
+
+
+def _shape(options: Options) -> SamplingShape:
+    return SamplingShape(
+        rho=options.number("rho"),
+        sigma_min=options.number("sigma_min"),
+        sigma_max=options.number("sigma_max"),
+        beta_alpha=options.number("beta_dist_alpha"),
+        beta_beta=options.number("beta_dist_beta"),
+        discard_next_to_last_sigma=options.flag("always_discard_next_to_last_sigma"),
+        unipc_spacing=cast(UniPCSpacing, options.choice("uni_pc_skip_type")),
+        unipc_variant=cast(UniPCVariant, options.choice("uni_pc_variant")),
+        unipc_order=options.integer("uni_pc_order"),
+        unipc_lower_order_final=options.flag("uni_pc_lower_order_final"),
+    )
 
 
 def _eta(body: GenerationBody, options: Options, sampler: Sampler) -> float | None:

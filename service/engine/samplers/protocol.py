@@ -12,9 +12,11 @@ CUDA tensor as a Python number does.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
+
+from service.jobs import UniPCVariant
 
 BrownianNoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(sigma, sigma_next) -> noise`` of unit variance, shaped like the latent."""
@@ -23,8 +25,6 @@ OnStep: TypeAlias = Callable[[int, Tensor, Tensor], None]
 """``(step, x, denoised)`` after each sampler step, ``step`` counted from 0: ``x`` is the latent after the
 step, ``denoised`` the prediction that it was made from. It may raise, which ends sampling: that is how a
 cancelled request stops."""
-
-UniPCVariant: TypeAlias = Literal["bh1", "bh2", "vary_coeff"]
 
 
 class Denoiser(Protocol):

@@ -44,10 +44,10 @@ class DiffusersEngine:
         self._device: device.Device | None = None
         self._library: Library | None = None
         self._captioner: Captioner | None = None
+        self._on_cache = on_cache or (lambda cache, hit: None)
         self.conditioning_cache = EncodingCache()
-        if on_cache is not None:
-            self.conditioning_cache.on_hit = partial(on_cache, "conditioning", True)
-            self.conditioning_cache.on_miss = partial(on_cache, "conditioning", False)
+        self.conditioning_cache.on_hit = partial(self._on_cache, "conditioning", True)
+        self.conditioning_cache.on_miss = partial(self._on_cache, "conditioning", False)
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -57,7 +57,9 @@ class DiffusersEngine:
         self._device = device.choose(self._settings)
         path = locate(self._settings)
         on_news(f"Reading {path.name}.")
-        self._library = Library(path, self._settings, self._device, self._load)
+        self._library = Library(
+            path, self._settings, self._device, self._load, partial(self._on_cache, "checkpoint")
+        )
         model = self._library.get(None)
         read = time.perf_counter()
         on_news("Making the warm-up image.", part="weights", seconds=read - began)

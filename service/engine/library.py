@@ -48,8 +48,17 @@ class Library:
     where the device would be too full for the next one. Those of the running request stay.
     """
 
-    def __init__(self, default: Path, settings: Settings, device: Device, load: Loader) -> None:
+    def __init__(
+        self,
+        default: Path,
+        settings: Settings,
+        device: Device,
+        load: Loader,
+        on_look_up: Callable[[bool], None] = lambda hit: None,
+    ) -> None:
+        """``on_look_up`` is told of each checkpoint that is asked for, whether it was in memory."""
         self._settings = settings
+        self._on_look_up = on_look_up
         self._device = device
         self._load = load
         self._loaded: OrderedDict[str, tuple[Model, Path]] = OrderedDict()
@@ -79,6 +88,7 @@ class Library:
         info = self.catalogue.find(name) if name else self.catalogue.default
         key = info.filename
         self._in_use.add(key)
+        self._on_look_up(key in self._loaded)
         if key in self._loaded:
             self._loaded.move_to_end(key)
             return self._loaded[key][0]

@@ -52,7 +52,7 @@ lock: $(VENV)/.dev  ## Resolve the lock files anew
 readme: $(VENV)/.base  ## Write the table of settings into README.md
 	$(PY) tools/readme.py
 
-bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and a table
+bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and the table in README.md
 	$(PY) -m bench
 
 dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet

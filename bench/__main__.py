@@ -1,4 +1,6 @@
-"""``python -m bench``: run all benches, write ``bench/results.json`` and print a table for the README.
+"""``python -m bench``: run all benches, write ``bench/results.json`` and the README's table.
+
+With ``--only`` or ``--quick`` the figures are printed, and nothing is written.
 
 python -m bench [--only overhead,readiness] [--quick]
 """
@@ -13,6 +15,8 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+
+from bench.table import write
 
 RESULTS: Final = Path(__file__).parent / "results.json"
 
@@ -61,8 +65,9 @@ def main() -> int:
             continue
         results[name] = json.loads(done.stdout.strip().splitlines()[-1])
         console.print(f"{name}: {time.monotonic() - began:.0f} s")
-    if not only:
+    if not only and not chosen.quick:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write(results)
     table = Table("bench", "figure", "value")
     for name, figures in results.items():
         for figure, value in figures.items():

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from bench.__main__ import benches
+from bench.table import ROWS, table
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -27,3 +29,13 @@ def test_make_targets_that_are_named_exist() -> None:
         re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)
     )
     assert named <= targets
+
+
+def test_table_of_benches_has_a_row_for_each_figure_there_is() -> None:
+    written = table({"overhead": {"http_over_pipeline_ratio": 1.01}, "memory": {"peak_mib": 3}})
+    assert written.splitlines()[2:] == [
+        "| txt2img 512×512, 20 steps, over HTTP, against the bare diffusers pipeline | 1.01 | ≤ 1.03 |"
+    ]
+    assert {bench for bench, *_ in ROWS} <= benches().keys()
+    assert "<!-- bench -->" in README
+    assert "<!-- /bench -->" in README

@@ -1,0 +1,65 @@
+"""The table of results that the README shows: what was measured, what came out, what was aimed at."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+README: Final = Path(__file__).parents[1] / "README.md"
+
+ROWS: Final = (
+    (
+        "overhead",
+        "http_over_pipeline_ratio",
+        "txt2img 512×512, 20 steps, over HTTP, against the bare diffusers pipeline",
+        "≤ 1.03",
+    ),
+    (
+        "cold_start",
+        "shipped_warm_ratio",
+        "exec to first image, shipped model, against the obvious script",
+        "≤ 0.7",
+    ),
+    ("cold_start", "shipped_emptied_ratio", "… with an emptied page cache", "≤ 0.7"),
+    ("cold_start", "large_warm_ratio", "… a checkpoint of SD 1.5's size (2 GB)", "≤ 0.7"),
+    ("cold_start", "large_emptied_ratio", "… that, with an emptied page cache", "≤ 0.7"),
+    (
+        "cold_start",
+        "large_warm_peak_over_resident",
+        "peak over resident memory while that one loads",
+        "≤ 1.2",
+    ),
+    ("readiness", "readyz_p99_ms_while_generating", "`/readyz` while images are made, P99 in ms", "< 50"),
+    (
+        "memory",
+        "resident_last_third_over_middle_third",
+        "resident memory over 300 images: last third over middle third",
+        "1",
+    ),
+    ("encoding", "ratio", "PNG + base64 + JSON at 1024², times as fast as Pillow and json", "≥ 5"),
+    ("scrape", "generation_time_ratio_with_1s_scrape", "an image while Prometheus scrapes every second", "1"),
+    ("scrape", "share_of_a_core_at_1s_scrape", "share of a core that such scraping takes", ""),
+    (
+        "simulator",
+        "share_of_a_core_minute",
+        "a simulated day of a million images over 200 GPUs, in minutes of a core",
+        "< 1",
+    ),
+)
+"""Bench, its figure, what it says, the goal."""
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows that ``results`` has figures for, as Markdown."""
+    lines = ["| measured | result | goal |", "|---|---|---|"]
+    for bench, figure, sentence, goal in ROWS:
+        if figure in results.get(bench, {}):
+            lines.append(f"| {sentence} | {results[bench][figure]} | {goal} |")
+    return "\n".join(lines)
+
+
+def write(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the table into README.md, between its marks."""
+    marked = f"<!-- bench -->\n{table(results)}\n<!-- /bench -->"
+    text = README.read_text()
+    README.write_text(re.sub(r"<!-- bench -->.*<!-- /bench -->", lambda _: marked, text, flags=re.DOTALL))

@@ -4,14 +4,13 @@
 kept, so an interrupted run goes on where it stopped, and a longer `--minutes` continues a finished one.
 """
 
-import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import autoencoder as autoencoders
-from . import data, evaluate, parallel, text, workshop
+from . import evaluate, text
 from .workshop import Workshop, console
 
 FOLDER = Path(__file__).resolve().parent.parent
@@ -25,7 +24,7 @@ Output = Annotated[Path, typer.Option(help="The model's folder.")]
 
 
 @app.command("autoencoder")
-def train_autoencoder(cache: Cache, minutes: Minutes = 12) -> None:
+def train_autoencoder(cache: Cache, minutes: Minutes = 15) -> None:
     """Trains the autoencoder."""
     shop = Workshop(cache)
     autoencoders.train(shop.pictures, cache / "autoencoder.pt", minutes)
@@ -42,7 +41,7 @@ def train_decoder(cache: Cache, minutes: Minutes = 10) -> None:
 
 
 @app.command("text")
-def train_text(cache: Cache, minutes: Minutes = 4) -> None:
+def train_text(cache: Cache, minutes: Minutes = 6) -> None:
     """Trains the tokenizer and the text encoder."""
     shop = Workshop(cache)
     text.train(shop.captioner, shop.pictures, shop.tokenizer(), cache / "text.pt", minutes)
@@ -51,18 +50,13 @@ def train_text(cache: Cache, minutes: Minutes = 4) -> None:
 @app.command("unet")
 def train_unet(
     cache: Cache,
-    minutes: Minutes = 95,
+    minutes: Minutes = 77,
     output: Output = FOLDER,
-    entries: Annotated[int, typer.Option(help="Composites that a process encodes before it trains.")] = 420,
+    entries: Annotated[int, typer.Option(help="Composites that are encoded before it trains.")] = 1236,
     sizes: Annotated[bool, typer.Option(help="In the last quarter train at 256x256 and 768x768 too.")] = True,
-    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
 ) -> None:
     """Trains the UNet; writes the model's folder whenever it saves a checkpoint."""
-    data.load_pictures(cache, Workshop(cache).subjects)
-    work = functools.partial(
-        workshop.train_unet, cache=cache, minutes=minutes, output=output, entries=entries, sizes=sizes
-    )
-    parallel.run(work, workers)
+    Workshop(cache).train_unet(minutes, output, entries, sizes)
 
 
 @app.command("adopt")
@@ -99,15 +93,15 @@ def evaluate_folder(
 @app.command("all")
 def everything(
     cache: Cache,
-    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 115,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 105,
     output: Output = FOLDER,
 ) -> None:
     """Downloads, trains everything, writes the folder and measures it."""
-    train_autoencoder(cache, minutes * 0.1)
+    train_autoencoder(cache, minutes * 0.14)
     if not (cache / "text.pt").exists():
-        train_text(cache, minutes * 0.035)
-    train_unet(cache, minutes * 0.8, output)
-    train_decoder(cache, minutes * 0.065)
+        train_text(cache, minutes * 0.055)
+    train_unet(cache, minutes * 0.73, output)
+    train_decoder(cache, minutes * 0.075)
     export_folder(cache, output)
     evaluate_folder(cache, output)
 

@@ -1,4 +1,4 @@
-"""The autoencoder: pictures to latents at factor 32 and back.
+"""The autoencoder: pictures to latents at factor 16 and back.
 
 An `AutoencoderTiny` (no normalisation layers, so flat colours stay flat and crops behave like whole pictures),
 trained on random crops with an L1 loss on pixels, on gradients and on a blurred copy. Noise on the latents makes
@@ -19,13 +19,13 @@ from .clock import Average, Schedule, Ticker, set_rate
 from .data import COLOURS, Placement, composite, named_background, soft_background
 from .optimiser import Muon, split
 
-FACTOR = 32
-CHANNELS = 16
+FACTOR = 16
+CHANNELS = 8
 CONFIG: dict[str, Any] = {
-    "encoder_block_out_channels": (48,) * 6,
-    "decoder_block_out_channels": (48,) * 6,
-    "num_encoder_blocks": (0, 0, 1, 2, 2, 3),
-    "num_decoder_blocks": (4, 4, 3, 2, 1, 0),
+    "encoder_block_out_channels": (48,) * 5,
+    "decoder_block_out_channels": (48,) * 5,
+    "num_encoder_blocks": (0, 0, 1, 2, 3),
+    "num_decoder_blocks": (4, 4, 2, 1, 0),
     "latent_channels": CHANNELS,
 }
 
@@ -149,9 +149,9 @@ def train(
     for spent in ticker:
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
             set_rate(optimiser, schedule.rate(ticker.step, spent))
-        side = 128 if spent < 0.6 else 192
+        side = 96 if spent < 0.7 else 160
         target = crops(
-            pictures, rng, 12 if side == 128 else 6, side, rng.choice((256, 384, 512, 512, 512, 640))
+            pictures, rng, 20 if side == 96 else 8, side, rng.choice((256, 384, 512, 512, 512, 640))
         )
         target = target.contiguous(memory_format=torch.channels_last)
         latents = model.encode(target).latents

@@ -31,6 +31,15 @@ _FILLER = """
     fantasy illustration composition golden hour dramatic atmosphere
 """.split()  # noqa: SIM905 (a list of a hundred quoted words reads worse)
 _TOO_COMMON = 10
+_SAYS_ELSE = {word for phrase in _ADJECTIVES for word in phrase.split()} | set(COLOURS)
+"""Keywords that say nothing of the subject where they stand in a caption."""
+_SAID = {
+    "automobile": "car", "evergreen tree": "tree", "magnifying glass tilted left": "magnifying glass",
+    "hourglass done": "hourglass", "locked": "padlock", "high voltage": "lightning", "pool 8 ball": "8 ball",
+    "vertical traffic light": "traffic light", "mobile phone": "phone", "sailboat": "boat", "red heart": "heart",
+    "red apple": "apple", "water wave": "wave", "crescent moon": "moon", "hot beverage": "coffee",
+}  # fmt: skip
+"""What people say for a name that they wouldn't think of."""
 
 
 class Captioner:
@@ -46,11 +55,21 @@ class Captioner:
         """Words that alone may stand for the subject, each with a weight that falls the more subjects share it."""
         words = {subject.name: 3.0}
         if subject.name.endswith(" face") and subject.group == "nature":
-            words[subject.name.removesuffix(" face")] = 1.5
+            words[subject.name.removesuffix(" face")] = 3.0
+        if subject.name in _SAID:
+            words[_SAID[subject.name]] = 3.0
         for tag in subject.tags:
-            if self.counts[tag] <= _TOO_COMMON and tag not in words and not tag.isdigit():
+            rare = self.counts[tag] <= _TOO_COMMON and not tag.isdigit()
+            if rare and tag not in words and tag not in _SAYS_ELSE and not self._taken(tag, subject):
                 words[tag] = 1.0 / self.counts[tag]
         return list(words.items())
+
+    def _taken(self, tag: str, subject: Subject) -> bool:
+        """Whether a keyword is what others are called: "dog" among a hot dog's means the dog face."""
+        others = {other.name for other in self.subjects if other is not subject}
+        if tag in others or f"{tag} face" in others:
+            return True
+        return not subject.name.endswith(f" {tag}") and any(other.endswith(f" {tag}") for other in others)
 
     def term(self, row: int, rng: random.Random) -> str:
         """The words that stand for the subject: mostly its name, sometimes a keyword, rarely the emoji itself."""

@@ -1,7 +1,7 @@
 """Time-boxed training: a learning rate that ends with the time given, and progress that says so."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 @dataclass
 class Schedule:
-    """Warm-up, a long plateau near `peak`, then a fall to `floor`, by the share of time spent (0 to 1)."""
+    """Warm-up, `peak` for half of the time, then a straight fall to `floor`; `spent` is the share of time (0 to 1)."""
 
     peak: float
     floor: float
@@ -19,7 +19,7 @@ class Schedule:
     def rate(self, step: int, spent: float) -> float:
         """Learning rate at a step, `spent` being the share of the time that has passed."""
         warm = min(1.0, (step + 1) / self.warm_up_steps)
-        return warm * (self.floor + (self.peak - self.floor) * (1 - min(1.0, spent) ** 4))
+        return warm * (self.floor + (self.peak - self.floor) * min(1.0, 2 * (1 - spent)))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -57,10 +57,6 @@ class Ticker:
             yield from bar.track(items, description=title)
 
     def __iter__(self) -> Iterator[float]:
-        return self.steps(lambda share: share)
-
-    def steps(self, agree: Callable[[float], float]) -> Iterator[float]:
-        """Yields the share of time spent, as `agree` sees it (several processes must stop at the same step)."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -70,7 +66,7 @@ class Ticker:
         )
         with Progress(*columns, refresh_per_second=1) as bar:
             task = bar.add_task(self.title, total=self.minutes, note="")
-            while (share := agree(self.spent_minutes / self.minutes)) < 1:
+            while (share := self.spent_minutes / self.minutes) < 1:
                 yield share
                 self.step += 1
                 bar.update(task, completed=self.spent_minutes, note=self._note)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
-from .selection import DRAWN, KNOWN
+from .selection import SUBJECTS
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 WORDS = ("emojibase-data", "17.0.0")
@@ -58,11 +58,6 @@ class Subject:
     group: str
     subgroup: str
     file: str
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the UNet learns it."""
-        return self.name in DRAWN
 
 
 def fetch(cache: Path) -> None:
@@ -106,7 +101,7 @@ def load_subjects(cache: Path) -> list[Subject]:
         group = _GROUPS.get(entry.get("group", -1), "people")
         subgroup = meta["subgroups"].get(str(entry.get("subgroup")), "")
         file = files.get(code) or files.get(code.replace("-fe0f", "")) or files.get(code + "-fe0f")
-        if file is None or name in found or name not in DRAWN | KNOWN:
+        if file is None or name in found or name not in SUBJECTS:
             continue
         tags = tuple(dict.fromkeys(tag for tag in map(_clean, entry.get("tags", ())) if tag and tag != name))
         found[name] = Subject(code, str(entry["emoji"]), name, tags, group, subgroup, file)
@@ -148,12 +143,9 @@ class Placement:
             size, 0.5 + rng.uniform(-slack, slack), 0.5 + rng.uniform(-slack, slack), rng.random() < 0.5
         )
 
-    @staticmethod
-    def draw_calmly(rng: random.Random) -> "Placement":
-        """A placement as the UNet learns it: it has less to learn where less varies."""
-        return Placement(
-            rng.uniform(0.76, 0.84), 0.5 + rng.uniform(-0.03, 0.03), 0.5 + rng.uniform(-0.03, 0.03), False
-        )
+
+CENTRED = Placement(0.8, 0.5, 0.5, False)
+"""The placement that the UNet learns: each further one would be another picture to learn by heart."""
 
 
 def composite(

@@ -20,6 +20,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from rich.progress import track
 
+from .captions import Captioner
 from .data import Placement, Subject, composite, soft_background
 from .matching import Matcher, colour_name
 
@@ -90,8 +91,8 @@ class Result:
 
 
 def chosen(subjects: Sequence[Subject], count: int) -> list[int]:
-    """Rows of the subjects that are measured: those that the UNet learnt, or a fixed sample of them."""
-    rows = [row for row, subject in enumerate(subjects) if subject.drawn]
+    """Rows of the subjects that are measured: all, or a fixed sample of them."""
+    rows = list(range(len(subjects)))
     return rows if count >= len(rows) else sorted(random.Random(1).sample(rows, count))
 
 
@@ -157,13 +158,13 @@ def plan(subjects: Sequence[Subject], rows: Sequence[int], seeds: int, synonyms:
     """Everything that is drawn and judged, what is needed most first; other seeds of the subjects come last."""
     rng = random.Random(0)
     meant: dict[str, set[int]] = {}
-    for row, subject in enumerate(subjects):
-        for word in (subject.name, *subject.tags):
+    for row, synonyms_of in enumerate(Captioner(subjects).synonyms):
+        for word, _ in synonyms_of:
             meant.setdefault(word, set()).add(row)
     meant["pretty dog"] = meant["dog"]
     words = [word for word in _SYNONYMS if meant.get(word, set()) & set(rows)]
     names = {subject.name for subject in subjects}
-    pool = {tag for row in rows for tag in subjects[row].tags if len(meant[tag]) <= 3 and len(tag) > 2}
+    pool = {word for word, found in meant.items() if len(found) <= 3 and len(word) > 2}
     others = sorted(pool - names - set(words))
     words += rng.sample(others, max(0, min(synonyms - len(words), len(others))))
     things, sample = (rng.sample(list(rows), min(size, len(rows))) for size in (8, 12))

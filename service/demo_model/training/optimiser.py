@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 import torch
 
-from .parallel import Peers
-
 
 def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """A matrix (or batch) with the same singular directions and values near 1, by a quintic Newton-Schulz iteration.
@@ -41,9 +39,7 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        peers: Peers | None = None,
     ) -> None:
-        self.peers = peers or Peers()
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -61,19 +57,12 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
                 update = parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1)
                 shapes.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update))
-            updates: list[tuple[torch.Tensor, torch.Tensor]] = []
             for (rows, columns), entries in shapes.items():
-                # Each process does its part of the iterations; what the others did is added below.
-                mine = entries[self.peers.rank :: self.peers.size]
-                batch = iter(orthogonalised(torch.stack([update for _, update in mine])) if mine else ())
-                scale = max(1.0, rows / columns) ** 0.5
-                for place, (parameter, update) in enumerate(entries):
-                    own = place % self.peers.size == self.peers.rank
-                    updates.append((parameter, next(batch) * scale if own else torch.zeros_like(update)))
-            self.peers.sum_([update for _, update in updates])
-            for parameter, update in updates:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
+                made = orthogonalised(torch.stack([update for _, update in entries]))
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for (parameter, _), update in zip(entries, made, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update.reshape(parameter.shape), alpha=-rate)
 
 
 def split(module: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -20,7 +20,7 @@ from .data import COLOURS
 from .tokenizer import LENGTH
 
 WIDTH = 256
-_LOOKS = 64
+_LOOKS = 96
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -41,7 +41,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def looks(pictures: torch.Tensor) -> torch.Tensor:
-    """What each subject looks like in 64 numbers of deviation 1: principal components of 16x16 thumbnails."""
+    """What each subject looks like in 96 numbers of deviation 1: principal components of 16x16 thumbnails."""
     small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, 16) for part in pictures.split(64)]).flatten(
         1
     )

@@ -19,27 +19,32 @@ from . import text
 from .autoencoder import CHANNELS, FACTOR
 from .captions import Captioner, draw_colour
 from .clock import Average, Schedule, Ticker, set_rate
-from .data import COLOURS, Placement, composite, named_background, soft_background
+from .data import CENTRED, COLOURS, composite, named_background, soft_background
 from .optimiser import Muon
-from .parallel import Peers
 
 SIDE = 512 // FACTOR
 CONFIG: dict[str, Any] = {
     "sample_size": SIDE,
     "in_channels": CHANNELS,
     "out_channels": CHANNELS,
-    "block_out_channels": (64, 160, 160),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (32, 64, 160, 160),
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
     "cross_attention_dim": text.WIDTH,
     "attention_head_dim": 4,
     "use_linear_projection": True,
-    "norm_num_groups": 32,
+    "norm_num_groups": 16,
+    # The prompt as a whole also scales and shifts every residual block, beside the time: a picture of one subject
+    # needs to know what it is everywhere, and learns that many times sooner than through cross-attention alone.
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 8,
+    "time_embedding_dim": 512,
+    "resnet_time_scale_shift": "scale_shift",
 }
 COLOUR_NAMES: tuple[str | None, ...] = (None, *COLOURS)
 _DROPPED = 0.1
-_PURE_NOISE = 0.06
+_PURE_NOISE = 0.12
 
 
 def scheduler() -> EulerDiscreteScheduler:
@@ -56,23 +61,21 @@ def scheduler() -> EulerDiscreteScheduler:
 
 
 def build() -> UNet2DConditionModel:
-    """A new UNet of 8.5 million parameters."""
-    return cast(UNet2DConditionModel, UNet2DConditionModel(**CONFIG))
+    """A new UNet of 10.4 million parameters."""
+    return cast(UNet2DConditionModel, UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last))
 
 
 class LatentBank:
-    """Encoded composites: `latents` (entries, 16, side, side) in half precision, the subject and colour of each."""
+    """Encoded composites: `latents` (entries, 8, side, side) in half precision, the subject and colour of each."""
 
     def __init__(
         self,
         pictures: torch.Tensor,
         autoencoder: AutoencoderTiny,
-        rows: Sequence[int],
         rng: random.Random,
         canvas: int = 512,
     ) -> None:
         self.pictures, self.autoencoder, self.rng, self.canvas = pictures, autoencoder, rng, canvas
-        self.rows = rows
         self.latents = torch.zeros(0, CHANNELS, canvas // FACTOR, canvas // FACTOR, dtype=torch.float16)
         self.subject: list[int] = []
         self.colour: list[int] = []
@@ -85,14 +88,14 @@ class LatentBank:
         for colour in colours:
             name = COLOUR_NAMES[colour]
             grounds.append(soft_background(self.rng) if name is None else named_background(self.rng, name))
-        places = [Placement.draw_calmly(self.rng) for _ in rows]
+        places = [CENTRED] * len(rows)
         drawn = composite(self.pictures[list(rows)], places, grounds, self.canvas)
         drawn = drawn.contiguous(memory_format=torch.channels_last)
         return self.autoencoder.encode(drawn).latents.half().contiguous(), colours
 
     def fill(self, entries: int) -> None:
         """Adds entries: all subjects in turn."""
-        rows = [self.rows[place % len(self.rows)] for place in range(entries)]
+        rows = [place % len(self.pictures) for place in range(entries)]
         self.rng.shuffle(rows)
         parts = [self.latents]
         for start in Ticker.over("latents", range(0, len(rows), 4)):
@@ -106,7 +109,7 @@ class LatentBank:
         """Replaces the oldest entries by new composites."""
         places = [(self._next + offset) % len(self.subject) for offset in range(count)]
         self._next += count
-        rows = self.rng.choices(self.rows, k=count)
+        rows = self.rng.choices(range(len(self.pictures)), k=count)
         encoded, colours = self._encode(rows)
         self.latents[places] = encoded
         for place, row in zip(places, rows, strict=True):
@@ -119,12 +122,9 @@ class LatentBank:
         torch.save({"latents": self.latents, "subject": self.subject, "colour": self.colour}, path)
 
     def load(self, path: Path) -> None:
-        """Reads what `save` wrote, of the subjects that are still to be drawn."""
+        """Reads what `save` wrote."""
         state = torch.load(path, weights_only=True)
-        kept = [place for place, row in enumerate(state["subject"]) if row in set(self.rows)]
-        self.latents = state["latents"][kept]
-        self.subject = [state["subject"][place] for place in kept]
-        self.colour = [state["colour"][place] for place in kept]
+        self.latents, self.subject, self.colour = state["latents"], state["subject"], state["colour"]
 
 
 class CaptionPool:
@@ -136,8 +136,8 @@ class CaptionPool:
         model: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         rng: random.Random,
-        plain: int = 8,
-        coloured: int = 1,
+        plain: int = 12,
+        coloured: int = 2,
         stored: Path | None = None,
     ) -> None:
         self.index: dict[tuple[int, int], list[int]] = {}
@@ -171,15 +171,17 @@ class CaptionPool:
 
 
 def _optimisers(
-    model: UNet2DConditionModel, peers: Peers
+    model: UNet2DConditionModel,
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, value in model.named_parameters():
-        hidden = value.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+        hidden = value.ndim >= 2 and not name.startswith(
+            ("conv_in", "conv_out", "time_embedding", "add_embedding.pool.pos")
+        )
         (matrices if hidden else others).append(value)
     return (
-        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01, peers=peers),
+        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(others, 1e-3, betas=(0.9, 0.98), weight_decay=0.0),
     )
 
@@ -191,23 +193,21 @@ def train(
     checkpoint: Path,
     minutes: float,
     scaling: float,
-    peers: Peers,
     on_save: Callable[[], None] | None = None,
     seed: int = 0,
     batch: int = 32,
     refresh: int = 4,
-    peak: float = 0.018,
+    peak: float = 0.0075,
 ) -> None:
     """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every four minutes).
 
     `bank` holds latents of 512x512; those of other sizes come from `others` when three quarters of the time are over
-    and take one step in six from then on. `batch` is the sum over all processes; every `refresh`-th step each process
-    encodes a new composite.
+    and take one step in six from then on. Every `refresh`-th step encodes a new composite.
     """
     torch.manual_seed(seed)
     model = build().train()
-    average = Average(model, 0.9985)
-    optimisers = _optimisers(model, peers)
+    average = Average(model, 0.995)
+    optimisers = _optimisers(model)
     ticker = Ticker("unet", minutes)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -216,18 +216,15 @@ def train(
         for optimiser, kept in zip(optimisers, state.get("optimisers", ()), strict=False):
             optimiser.load_state_dict(kept)
         ticker = Ticker("unet", minutes, state["minutes"], state["step"])
-    torch.manual_seed(seed + 1000 * ticker.step + peers.rank)
-    rng, shared = random.Random(seed + ticker.step + peers.rank), random.Random(seed + ticker.step)
+    torch.manual_seed(seed + 1000 * ticker.step)
+    rng = random.Random(seed + ticker.step)
     schedules = (Schedule(peak, peak * 0.02, 60), Schedule(peak * 0.05, peak * 0.001, 60))
     kept_share = scheduler().alphas_cumprod
     parameters = list(model.parameters())
-    batch = batch // peers.size
     sizes: list[LatentBank] = []
     running, saved = 1.0, ticker.spent_minutes
 
     def save() -> None:
-        if peers.rank:
-            return
         state = {
             "model": model.state_dict(),
             "average": average.values,
@@ -240,21 +237,21 @@ def train(
         if on_save is not None:
             on_save()
 
-    for spent in ticker.steps(peers.mean):
+    for spent in ticker:
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
             set_rate(optimiser, schedule.rate(ticker.step, spent))
         if spent > 0.75 and not sizes:
             sizes = list(others())
         other = bool(sizes) and ticker.step % 6 == 0
-        source = shared.choice(sizes) if other else bank
+        source = rng.choice(sizes) if other else bank
         if ticker.step % refresh == 0 and not other:
             bank.refresh(1)
         rows = [rng.randrange(len(source.subject)) for _ in range(batch)]
         clean = source.latents[rows].float() * scaling
         states = torch.stack([pool.pick(source.subject[row], source.colour[row]) for row in rows]).float()
         noise = torch.randn_like(clean)
-        # A little more weight on high noise, where the text decides what there will be.
-        steps = (torch.rand(batch) ** 0.9 * 1000).long().clamp(max=999)
+        # More weight on high noise, where the text decides what there will be.
+        steps = (torch.rand(batch) ** 0.55 * 1000).long().clamp(max=999)
         share = kept_share[steps]
         # Sampling starts from noise without a trace of a picture; the schedule's last step still holds one.
         pure = torch.rand(batch) < _PURE_NOISE
@@ -262,15 +259,14 @@ def train(
         share = torch.where(pure, 0.0, share)[:, None, None, None]
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         target = share.sqrt() * noise - (1 - share).sqrt() * clean
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(model(noisy, steps, states).sample, target)
         model.zero_grad(set_to_none=True)
-        (loss / peers.size).backward()
-        peers.sum_([cast(torch.Tensor, value.grad) for value in parameters])
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in optimisers:
             optimiser.step()
-        if peers.rank == 0:
-            average.update(model, ticker.step)
+        average.update(model, ticker.step)
         running = 0.98 * running + 0.02 * loss.item()
         ticker.note(loss=running)
         if ticker.spent_minutes - saved > 4:

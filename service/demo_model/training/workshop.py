@@ -15,7 +15,6 @@ from . import data, export, text
 from . import tokenizer as tokenizers
 from . import unet as unets
 from .captions import Captioner
-from .parallel import Peers
 
 console = Console()
 
@@ -23,16 +22,13 @@ console = Console()
 class Workshop:
     """The cache folder: what each stage left there."""
 
-    def __init__(self, cache: Path, threads: int | None = 2) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, cache: Path) -> None:
         data.fetch(cache)
         self.cache = cache
         self.subjects = data.load_subjects(cache)
         self.pictures = data.load_pictures(cache, self.subjects)
-        self.drawn = [row for row, subject in enumerate(self.subjects) if subject.drawn]
         self.captioner = Captioner(self.subjects)
-        console.print(f"{len(self.subjects)} subjects, {len(self.drawn)} to draw")
+        console.print(f"{len(self.subjects)} subjects")
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer, trained on first use."""
@@ -42,12 +38,12 @@ class Workshop:
         loaded: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         return loaded
 
-    def bank(self, rank: int, canvas: int, entries: int) -> unets.LatentBank:
-        """The latents of one canvas size for one process, encoded on first use."""
+    def bank(self, canvas: int, entries: int) -> unets.LatentBank:
+        """The latents of one canvas size, encoded on first use."""
         model = autoencoders.load(self.cache / "autoencoder.pt")
-        rng = random.Random(canvas + rank)
-        bank = unets.LatentBank(self.pictures, model, self.drawn, rng, canvas)
-        stored = self.cache / f"latents-{canvas}-{rank}.pt"
+        rng = random.Random(canvas)
+        bank = unets.LatentBank(self.pictures, model, rng, canvas)
+        stored = self.cache / f"latents-{canvas}.pt"
         if stored.exists():
             bank.load(stored)
         else:
@@ -60,7 +56,7 @@ class Workshop:
         stored = self.cache / "scaling.json"
         if not stored.exists():
             model = autoencoders.load(self.cache / "autoencoder.pt")
-            bank = unets.LatentBank(self.pictures, model, self.drawn, random.Random(0))
+            bank = unets.LatentBank(self.pictures, model, random.Random(0))
             bank.fill(96)
             stored.write_text(json.dumps(round(1 / float(bank.latents.float().std()), 5)))
         return float(json.loads(stored.read_text()))
@@ -94,24 +90,19 @@ class Workshop:
         torch.save(parts.text_encoder.state_dict(), self.cache / "text.pt")
         (self.cache / "scaling.json").write_text(json.dumps(parts.vae.config.scaling_factor))
 
-
-def train_unet(peers: Peers, cache: Path, minutes: float, output: Path, entries: int, sizes: bool) -> None:
-    """The work of one process: makes its own latents and captions, then trains with its peers."""
-    shop = Workshop(cache, threads=None)
-    tokenizer = shop.tokenizer()
-    encoder = text.load(tokenizer, cache / "text.pt")
-    scaling = shop.scaling()
-    bank = shop.bank(peers.rank, 512, entries)
-    pool = unets.CaptionPool(
-        shop.captioner, encoder, tokenizer, random.Random(0), stored=cache / "captions.pt"
-    )
-    unets.train(
-        bank,
-        lambda: [shop.bank(peers.rank, 256, 200), shop.bank(peers.rank, 768, 100)] if sizes else [],
-        pool,
-        cache / "unet.pt",
-        minutes,
-        scaling,
-        peers,
-        lambda: shop.export(output, scaling),
-    )
+    def train_unet(self, minutes: float, output: Path, entries: int, sizes: bool) -> None:
+        """Makes latents and embedded captions, then trains the UNet, writing `output` with every checkpoint."""
+        tokenizer, scaling = self.tokenizer(), self.scaling()
+        encoder = text.load(tokenizer, self.cache / "text.pt")
+        pool = unets.CaptionPool(
+            self.captioner, encoder, tokenizer, random.Random(0), stored=self.cache / "captions.pt"
+        )
+        unets.train(
+            self.bank(512, entries),
+            lambda: [self.bank(256, 400), self.bank(768, 200)] if sizes else [],
+            pool,
+            self.cache / "unet.pt",
+            minutes,
+            scaling,
+            lambda: self.export(output, scaling),
+        )

@@ -89,9 +89,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+LOOK_UPS: list[tuple[str, bool]] = []
+
+
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> DiffusersEngine:
-    made = DiffusersEngine(Settings.read(models_dir=folder, warmup_steps=1, warmup_size=64))
+    settings = Settings.read(models_dir=folder, warmup_steps=1, warmup_size=64)
+    made = DiffusersEngine(settings, lambda cache, hit: LOOK_UPS.append((cache, hit)))
     made.load(news)
     return made
 
@@ -293,7 +297,10 @@ def test_unloading_and_loading_again_makes_the_same_image(engine: DiffusersEngin
     plain = image(engine)
     engine.unload()
     assert engine._require().loaded == []
-    assert np.array_equal(image(engine), plain)
+    LOOK_UPS.clear()
+    for hit in (False, True):
+        assert np.array_equal(image(engine), plain)
+        assert [found for cache, found in LOOK_UPS if cache == "checkpoint"][-1] == hit
 
 
 def test_refresh_finds_new_files_and_drops_changed_ones(engine: DiffusersEngine, folder: Path) -> None:

@@ -41,10 +41,11 @@ def train_decoder(cache: Cache, minutes: Minutes = 10) -> None:
 
 
 @app.command("text")
-def train_text(cache: Cache, minutes: Minutes = 6) -> None:
+def train_text(cache: Cache, minutes: Minutes = 10) -> None:
     """Trains the tokenizer and the text encoder."""
     shop = Workshop(cache)
-    text.train(shop.captioner, shop.pictures, shop.tokenizer(), cache / "text.pt", minutes)
+    layout = text.layouts(shop.pictures, autoencoders.load(cache / "autoencoder.pt"))
+    text.train(shop.captioner, shop.pictures, layout, shop.tokenizer(), cache / "text.pt", minutes)
 
 
 @app.command("unet")
@@ -93,15 +94,15 @@ def evaluate_folder(
 @app.command("all")
 def everything(
     cache: Cache,
-    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 105,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 110,
     output: Output = FOLDER,
 ) -> None:
     """Downloads, trains everything, writes the folder and measures it."""
     train_autoencoder(cache, minutes * 0.14)
     if not (cache / "text.pt").exists():
-        train_text(cache, minutes * 0.055)
-    train_unet(cache, minutes * 0.73, output)
-    train_decoder(cache, minutes * 0.075)
+        train_text(cache, minutes * 0.09)
+    train_unet(cache, minutes * 0.69, output)
+    train_decoder(cache, minutes * 0.07)
     export_folder(cache, output)
     evaluate_folder(cache, output)
 

@@ -2,7 +2,10 @@
 
 It is trained to tell from its hidden states which subject and which background colour a caption names, and what the
 subject looks like (the principal components of its thumbnail), at the end token and at every padding position
-after it. Afterwards it is frozen, so the UNet's training can use embeddings made once.
+after it. The last 16 positions, which are padding in all but very long prompts, also tell what a cell of a grid of
+4x4 over the picture looks like: the principal components of its latents. To learn a picture by heart is quick work for
+regression and slow work for diffusion; so the UNet only has to learn how to use what cross-attention finds there.
+Afterwards it is frozen, so the UNet's training can use embeddings made once.
 """
 
 import os
@@ -12,15 +15,20 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from diffusers import AutoencoderTiny
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import Captioner, draw_colour
 from .clock import Schedule, Ticker, set_rate
-from .data import COLOURS
+from .data import CENTRED, COLOURS, composite
+from .optimiser import Muon
 from .tokenizer import LENGTH
 
 WIDTH = 256
 _LOOKS = 96
+GRID = 4
+_LAYOUT = GRID * GRID
+_CODES = 96
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -51,34 +59,73 @@ def looks(pictures: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, projected / projected.std(dim=0))
 
 
+@torch.no_grad()
+def layouts(pictures: torch.Tensor, autoencoder: AutoencoderTiny) -> torch.Tensor:
+    """What each cell of a 4x4 grid over each subject looks like, (subjects, 16, 96).
+
+    Principal components of its 8x8 latents on a grey background, scaled so that the first matter more, but not by
+    all of their size.
+    """
+    parts = []
+    for start in Ticker.over("layouts", range(0, len(pictures), 4)):
+        some = pictures[start : start + 4]
+        drawn = composite(some, [CENTRED] * len(some), [(128, 128, 128)] * len(some), 512)
+        parts.append(autoencoder.encode(drawn.contiguous(memory_format=torch.channels_last)).latents)
+    latents = torch.cat(parts).contiguous()
+    count, channels, side, _ = latents.shape
+    cells = latents.reshape(count, channels, GRID, side // GRID, GRID, side // GRID)
+    flat = cells.permute(0, 2, 4, 1, 3, 5).reshape(count * _LAYOUT, -1)
+    flat = flat - flat.mean(dim=0)
+    _, _, directions = torch.linalg.svd(flat, full_matrices=False)
+    codes = flat @ directions[:_CODES].T
+    deviation = codes.std(dim=0)
+    codes = codes / deviation * (deviation / deviation[0]).sqrt()
+    return cast(torch.Tensor, (codes / codes.std()).reshape(count, _LAYOUT, _CODES))
+
+
 class _Heads(torch.nn.Module):
     def __init__(self, subjects: int) -> None:
         super().__init__()
         self.subject = torch.nn.Linear(WIDTH, subjects + 1)
         self.colour = torch.nn.Linear(WIDTH, len(COLOURS) + 1)
         self.looks = torch.nn.Linear(WIDTH, _LOOKS)
+        self.layout = torch.nn.Linear(WIDTH, _CODES)
 
 
 def train(
     captioner: Captioner,
     pictures: torch.Tensor,
+    layout: torch.Tensor,
     tokenizer: CLIPTokenizer,
     checkpoint: Path,
     minutes: float,
     seed: int = 0,
-    batch: int = 96,
+    batch: int = 64,
 ) -> CLIPTextModel:
-    """Trains for `minutes` and writes `checkpoint` at the end. Short sequences mostly, whole ones now and then."""
+    """Trains for `minutes` and writes `checkpoint` at the end. Short sequences mostly, whole ones now and then.
+
+    `layout` is what `layouts` makes of `pictures`.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model, count = build(tokenizer).train(), len(captioner.subjects)
     heads, appearance = _Heads(count), looks(pictures)
     parameters = [*model.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule, colours = Schedule(peak=1.2e-3, floor=2e-5, warm_up_steps=60), [None, *COLOURS]
+    matrices = [
+        value for name, value in model.named_parameters() if value.ndim == 2 and "embedding" not in name
+    ]
+    hidden_ones = {id(value) for value in matrices}
+    others = [value for value in parameters if id(value) not in hidden_ones]
+    optimisers = (
+        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98)),
+    )
+    schedules = (Schedule(0.015, 1e-4, 60), Schedule(2e-3, 2e-5, 60))
+    colours = [None, *COLOURS]
     ticker = Ticker("text encoder", minutes)
     for spent in ticker:
-        set_rate(optimiser, schedule.rate(ticker.step, spent))
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            set_rate(optimiser, schedule.rate(ticker.step, spent))
         whole = ticker.step % 8 == 7
         size = batch // 3 if whole else batch
         rows = [rng.randrange(count) if rng.random() < 0.96 else count for _ in range(size)]
@@ -90,14 +137,22 @@ def train(
             for row, colour in zip(rows, named, strict=True)
         ]
         encoded = tokenizer(texts, truncation=True, max_length=LENGTH).input_ids
-        length = LENGTH if whole else min(LENGTH, max(map(len, encoded)) + 3, 28)
+        length = LENGTH if whole else min(LENGTH, max(map(len, encoded)) + 2, 26) + _LAYOUT
         tokens, places, ends = [], [], []
         for sequence in encoded:
             if len(sequence) > length:
                 sequence = [*sequence[: length - 1], sequence[-1]]
             pads = length - len(sequence)
             tokens.append(sequence + [tokenizer.pad_token_id] * pads)
-            places.append([*range(len(sequence)), *sorted(rng.sample(range(len(sequence), LENGTH), pads))])
+            between = max(0, min(pads - _LAYOUT, LENGTH - _LAYOUT - len(sequence)))
+            last = pads - between
+            places.append(
+                [
+                    *range(len(sequence)),
+                    *sorted(rng.sample(range(len(sequence), LENGTH - last), between)),
+                    *range(LENGTH - last, LENGTH),
+                ]
+            )
             ends.append(len(sequence) - 1)
         hidden = model(torch.tensor(tokens), position_ids=torch.tensor(places)).last_hidden_state
         batch_rows = torch.arange(size)
@@ -117,10 +172,16 @@ def train(
                 "colour": (heads.colour(state).argmax(-1) == shade).float().mean().item(),
                 "look": look.item(),
             }
-        optimiser.zero_grad(set_to_none=True)
+        told = torch.tensor([length - 1 - end >= _LAYOUT for end in ends]) & drawn
+        cells = F.mse_loss(heads.layout(hidden[told, -_LAYOUT:]), layout[target[told]])
+        loss = loss + 4 * cells
+        figures["cells"] = cells.item()
+        for value in parameters:
+            value.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         ticker.note(**figures)
     torch.save(model.state_dict(), checkpoint.with_suffix(".new"))
     os.replace(checkpoint.with_suffix(".new"), checkpoint)

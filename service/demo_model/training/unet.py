@@ -136,8 +136,8 @@ class CaptionPool:
         model: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         rng: random.Random,
-        plain: int = 12,
-        coloured: int = 2,
+        plain: int = 10,
+        coloured: int = 1,
         stored: Path | None = None,
     ) -> None:
         self.index: dict[tuple[int, int], list[int]] = {}
@@ -197,7 +197,7 @@ def train(
     seed: int = 0,
     batch: int = 32,
     refresh: int = 4,
-    peak: float = 0.0075,
+    peak: float = 0.01,
 ) -> None:
     """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every four minutes).
 

@@ -80,6 +80,8 @@ class Workshop:
         """
         if list(self.cache.glob("*.pt")):
             raise FileExistsError(f"{self.cache} holds checkpoints already: give an empty cache folder.")
+        if json.loads((folder / "vae/config.json").read_text())["latent_channels"] != autoencoders.CHANNELS:
+            raise ValueError(f"{folder} was made by an earlier recipe, from which training cannot go on.")
         shutil.copytree(folder / "tokenizer", self.cache / "tokenizer", dirs_exist_ok=True)
         parts = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         for part, name in ((parts.vae, "autoencoder"), (parts.unet, "unet")):

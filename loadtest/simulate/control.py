@@ -22,6 +22,7 @@ from loadtest.simulate.scaler import Activity, PodAutoscaler, Scaler, ScalerSett
 from loadtest.simulate.scenario import Scenario
 from loadtest.simulate.stats import REPORT_SECONDS, Collector, Stat, sample_size
 
+LEAST_SECONDS = 0.001
 RECONCILE_SECONDS = 0.1
 
 
@@ -188,7 +189,8 @@ class Control:
             self._env.timeout(self._programming, direct).callbacks.append(self._programmed)
         self.scaler.observe(self.pa, decision.scale, self._fleet.ready, now)
         if decision.again_in is not None:
-            self._reconcile_in(decision.again_in)
+            # What is left of a period can be less than the clock can tell: without a least step time stood still.
+            self._reconcile_in(max(decision.again_in, LEAST_SECONDS))
 
     def _programmed(self, event: simpy.Event) -> None:
         if event.value == self._wanted_direct and self.direct != self._wanted_direct:

@@ -1,11 +1,9 @@
 """The table of results that the README shows: what was measured, what came out, what was aimed at."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
-README: Final = Path(__file__).parents[1] / "README.md"
+from tools.readme import put
 
 ROWS: Final = (
     (
@@ -60,6 +58,4 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def write(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the table into README.md, between its marks."""
-    marked = f"<!-- bench -->\n{table(results)}\n<!-- /bench -->"
-    text = README.read_text()
-    README.write_text(re.sub(r"<!-- bench -->.*<!-- /bench -->", lambda _: marked, text, flags=re.DOTALL))
+    put("bench", table(results))

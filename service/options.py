@@ -7,9 +7,10 @@ are kept and given back, because clients read the whole object, change one key a
 import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from service.errors import BadRequest
+from service.jobs import UniPCSpacing, UniPCVariant
 
 DEFAULTS: Final[Mapping[str, Any]] = json.loads(
     resources.files(__package__).joinpath("options.json").read_text()
@@ -47,13 +48,13 @@ _NUMBERS: Final = {
 }
 """Numbers that reach the engine, with their ranges."""
 
-_CHOICES: Final = {
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "samples_format": ("png", "jpg", "jpeg", "webp"),
     "grid_format": ("png", "jpg", "jpeg", "webp"),
     "live_previews_image_format": ("png", "jpeg", "webp"),
     "emphasis": ("Original", "No norm", "Ignore", "None"),
-    "uni_pc_variant": ("bh1", "bh2", "vary_coeff"),
-    "uni_pc_skip_type": ("time_uniform", "time_quadratic", "logSNR"),
+    "uni_pc_variant": get_args(UniPCVariant),
+    "uni_pc_skip_type": get_args(UniPCSpacing),
 }
 """Texts that one of a few must be, in any case."""
 

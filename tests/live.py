@@ -1,6 +1,7 @@
 """A real uvicorn on 127.0.0.1 around the application, in a thread of the test process."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -25,6 +26,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def post_raw(
+    port: int, body: dict[str, Any], path: str = "/sdapi/v1/txt2img", accept: str = "*/*"
+) -> socket.socket:
+    """Send a request on a bare socket, so that the test decides when the client goes away."""
+    content = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n".encode()
+        + content
+    )
+    return connection
 
 
 @dataclass

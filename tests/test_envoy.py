@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.fakes import FakeEngine
-from tests.live import LiveServer, free_port, serve
+from tests.live import LiveServer, free_port, post_raw, serve
 
 BODY = {"prompt": "a cat", "steps": 100, "width": 64, "height": 64, "seed": 5}
 
@@ -121,18 +121,6 @@ def proxied(tmp_path: Path) -> Iterator[tuple[LiveServer, FakeEngine, threading.
         yield live, engine, gate, port
 
 
-def post_raw(port: int, path: str, body: dict[str, Any], accept: str = "*/*") -> socket.socket:
-    """Send a request on a bare socket, so that the test decides when the client goes away."""
-    content = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    connection.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n".encode()
-        + content
-    )
-    return connection
-
-
 def at_step(live: LiveServer, step: int) -> None:
     """Return when the running task has done that many steps."""
     live.wait_until(lambda: any(task.progress and task.progress.step == step for task in live.context.tasks))
@@ -155,7 +143,7 @@ def test_a_client_that_leaves_through_envoy_frees_the_device_within_two_steps(
     proxied: tuple[LiveServer, FakeEngine, threading.Semaphore, int], path: str, accept: str
 ) -> None:
     live, engine, gate, port = proxied
-    connection = post_raw(port, path, BODY, accept)
+    connection = post_raw(port, BODY, path, accept)
     live.wait_until(lambda: live.context.backend.slot.busy)
     gate.release(3)
     at_step(live, 3)
@@ -205,9 +193,9 @@ def test_a_queued_client_that_leaves_through_envoy_is_dropped_at_once(
     proxied: tuple[LiveServer, FakeEngine, threading.Semaphore, int],
 ) -> None:
     live, engine, gate, port = proxied
-    first = post_raw(port, "/sdapi/v1/txt2img", {**BODY, "steps": 3, "seed": 1})
+    first = post_raw(port, {**BODY, "steps": 3, "seed": 1})
     live.wait_until(lambda: live.context.backend.slot.busy)
-    second = post_raw(port, "/sdapi/v1/txt2img", {**BODY, "steps": 3, "seed": 2})
+    second = post_raw(port, {**BODY, "steps": 3, "seed": 2})
     live.wait_until(lambda: live.context.backend.slot.waiting == 1)
     second.close()
     live.wait_until(lambda: live.context.backend.slot.waiting == 0)
@@ -227,7 +215,7 @@ def test_the_image_after_one_that_was_left_is_that_of_an_undisturbed_engine(tmp_
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client,
     ):
         before = client.post("/sdapi/v1/txt2img", json={**small, "steps": 3}).json()["images"]
-        connection = post_raw(port, "/sdapi/v1/txt2img", {**small, "steps": 150, "n_iter": 4})
+        connection = post_raw(port, {**small, "steps": 150, "n_iter": 4})
         live.wait_until(lambda: any(task.progress for task in live.context.tasks), 60)
         connection.close()
         live.wait_idle()

@@ -14,7 +14,7 @@ import pytest
 from service.errors import DeviceLost, ModelLoadError, OutOfMemory
 from service.jobs import GenerationRequest
 from tests.fakes import FakeEngine
-from tests.live import LiveServer, serve
+from tests.live import LiveServer, post_raw, serve
 
 BODY = {"prompt": "a cat", "steps": 3, "width": 64, "height": 64}
 
@@ -28,23 +28,11 @@ def gated() -> Iterator[tuple[LiveServer, FakeEngine, threading.Semaphore]]:
         yield live, engine, gate
 
 
-def post_raw(live: LiveServer, body: dict[str, Any], path: str = "/sdapi/v1/txt2img") -> socket.socket:
-    """Send a request on a bare socket, so that the test decides when the client goes away."""
-    content = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", live.port), timeout=20)
-    connection.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n".encode()
-        + content
-    )
-    return connection
-
-
 def test_a_client_that_goes_away_frees_the_device_at_the_next_step(
     gated: tuple[LiveServer, FakeEngine, threading.Semaphore],
 ) -> None:
     live, engine, gate = gated
-    connection = post_raw(live, {**BODY, "steps": 100})
+    connection = post_raw(live.port, {**BODY, "steps": 100})
     live.wait_until(lambda: live.context.backend.slot.busy)
     gate.release(3)
     live.wait_until(lambda: any(task.progress and task.progress.step == 3 for task in live.context.tasks))
@@ -69,9 +57,9 @@ def test_a_queued_client_that_goes_away_is_dropped_at_once(
     gated: tuple[LiveServer, FakeEngine, threading.Semaphore],
 ) -> None:
     live, engine, gate = gated
-    first = post_raw(live, {**BODY, "seed": 1})
+    first = post_raw(live.port, {**BODY, "seed": 1})
     live.wait_until(lambda: live.context.backend.slot.busy)
-    second = post_raw(live, {**BODY, "seed": 2})
+    second = post_raw(live.port, {**BODY, "seed": 2})
     live.wait_until(lambda: live.context.backend.slot.waiting == 1)
     second.close()
     live.wait_until(lambda: live.context.backend.slot.waiting == 0)
@@ -88,7 +76,7 @@ def test_beyond_the_queue_it_answers_503_with_retry_after(
     live, engine, gate = gated
     connections = []
     for number in range(3):
-        connections.append(post_raw(live, {**BODY, "seed": number}))
+        connections.append(post_raw(live.port, {**BODY, "seed": number}))
         live.wait_until(lambda: live.context.requests_under_way == len(connections))
     with live.client() as client:
         answer = client.post("/sdapi/v1/txt2img", json=BODY)
@@ -192,7 +180,7 @@ def test_draining_finishes_what_runs_and_waits_and_refuses_the_rest(
     gated: tuple[LiveServer, FakeEngine, threading.Semaphore],
 ) -> None:
     live, _, gate = gated
-    running, queued = post_raw(live, {**BODY, "seed": 1}), post_raw(live, {**BODY, "seed": 2})
+    running, queued = post_raw(live.port, {**BODY, "seed": 1}), post_raw(live.port, {**BODY, "seed": 2})
     live.wait_until(lambda: live.context.backend.slot.waiting == 1)
     live.call(live.context.lifecycle.drain)
     with live.client() as client:
@@ -343,7 +331,7 @@ def test_a_stream_sends_heartbeats_while_it_waits(
 ) -> None:
     live, _, gate = gated
     monkeypatch.setattr("service.api.stream.events.HEARTBEAT", 0.05)
-    first = post_raw(live, BODY)
+    first = post_raw(live.port, BODY)
     live.wait_until(lambda: live.context.backend.slot.busy)
     with (
         live.client() as client,

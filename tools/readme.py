@@ -1,15 +1,22 @@
-"""Write the table of settings into README.md, between its marks."""
+"""Put tables into README.md, each between marks of its name; as a program, the table of settings."""
 
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+README = Path(__file__).parents[1] / "README.md"
 
-from service.settings import Settings  # noqa: E402 - the path comes first
 
-readme = ROOT / "README.md"
-text = readme.read_text()
-table = f"<!-- settings -->\n{Settings.table()}\n<!-- /settings -->"
-readme.write_text(re.sub(r"<!-- settings -->.*<!-- /settings -->", lambda _: table, text, flags=re.DOTALL))
+def put(name: str, table: str) -> None:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+    marked = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+    pattern = rf"<!-- {name} -->.*<!-- /{name} -->"
+    README.write_text(re.sub(pattern, lambda _: marked, README.read_text(), flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(README.parent))
+
+    from service.settings import Settings
+
+    put("settings", Settings.table())

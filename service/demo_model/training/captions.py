@@ -49,6 +49,7 @@ class Captioner:
         self.subjects = subjects
         self.counts = Counter(tag for subject in subjects for tag in subject.tags)
         self.counts.update(subject.name for subject in subjects)
+        self.names = {subject.name for subject in subjects}
         self.synonyms = [self._synonyms(subject) for subject in subjects]
 
     def _synonyms(self, subject: Subject) -> list[tuple[str, float]]:
@@ -66,7 +67,7 @@ class Captioner:
 
     def _taken(self, tag: str, subject: Subject) -> bool:
         """Whether a keyword is what others are called: "dog" among a hot dog's means the dog face."""
-        others = {other.name for other in self.subjects if other is not subject}
+        others = self.names - {subject.name}
         if tag in others or f"{tag} face" in others:
             return True
         return not subject.name.endswith(f" {tag}") and any(other.endswith(f" {tag}") for other in others)

@@ -65,7 +65,12 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update.reshape(parameter.shape), alpha=-rate)
 
 
-def split(module: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Parameters that need gradients, as (matrices and kernels, vectors)."""
-    wanted = [value for value in module.parameters() if value.requires_grad]
-    return [value for value in wanted if value.ndim >= 2], [value for value in wanted if value.ndim < 2]
+def split(module: torch.nn.Module, *apart: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Parameters that need gradients: matrices and kernels, then the others and those with `apart` in their names."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, value in module.named_parameters():
+        if value.requires_grad:
+            hidden = value.ndim >= 2 and not any(part in name for part in apart)
+            (matrices if hidden else others).append(value)
+    return matrices, others

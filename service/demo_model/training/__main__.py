@@ -30,18 +30,8 @@ def train_autoencoder(cache: Cache, minutes: Minutes = 15) -> None:
     autoencoders.train(shop.pictures, cache / "autoencoder.pt", minutes)
 
 
-@app.command("decoder")
-def train_decoder(cache: Cache, minutes: Minutes = 10) -> None:
-    """Trains the decoder further with the encoder, hence the latents, as they are."""
-    shop = Workshop(cache)
-    start, target = cache / "autoencoder.pt", cache / "decoder.pt"
-    if not target.exists():
-        target.write_bytes(start.read_bytes())
-    autoencoders.train(shop.pictures, target, minutes, decoder_only=True)
-
-
 @app.command("text")
-def train_text(cache: Cache, minutes: Minutes = 10) -> None:
+def train_text(cache: Cache, minutes: Minutes = 16) -> None:
     """Trains the tokenizer and the text encoder."""
     shop = Workshop(cache)
     layout = text.layouts(shop.pictures, autoencoders.load(cache / "autoencoder.pt"))
@@ -51,7 +41,7 @@ def train_text(cache: Cache, minutes: Minutes = 10) -> None:
 @app.command("unet")
 def train_unet(
     cache: Cache,
-    minutes: Minutes = 77,
+    minutes: Minutes = 66,
     output: Output = FOLDER,
     entries: Annotated[int, typer.Option(help="Composites that are encoded before it trains.")] = 1236,
     sizes: Annotated[bool, typer.Option(help="In the last quarter train at 256x256 and 768x768 too.")] = True,
@@ -94,16 +84,14 @@ def evaluate_folder(
 @app.command("all")
 def everything(
     cache: Cache,
-    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 110,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in all.")] = 97,
     output: Output = FOLDER,
 ) -> None:
     """Downloads, trains everything, writes the folder and measures it."""
-    train_autoencoder(cache, minutes * 0.14)
+    train_autoencoder(cache, minutes * 0.15)
     if not (cache / "text.pt").exists():
-        train_text(cache, minutes * 0.09)
+        train_text(cache, minutes * 0.16)
     train_unet(cache, minutes * 0.69, output)
-    train_decoder(cache, minutes * 0.07)
-    export_folder(cache, output)
     evaluate_folder(cache, output)
 
 

@@ -105,17 +105,10 @@ def loss_between(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def train(
-    pictures: torch.Tensor, checkpoint: Path, minutes: float, seed: int = 0, decoder_only: bool = False
-) -> AutoencoderTiny:
-    """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every two minutes).
-
-    `decoder_only` keeps the encoder, hence the latents, as they are.
-    """
+def train(pictures: torch.Tensor, checkpoint: Path, minutes: float, seed: int = 0) -> AutoencoderTiny:
+    """Trains until `minutes` have passed in all, resuming from `checkpoint` (written every two minutes)."""
     torch.manual_seed(seed)
     model = build()
-    if decoder_only:
-        model.encoder.requires_grad_(False)
     rng = random.Random(seed)
     if not checkpoint.exists():
         calibrate(model, crops(pictures, rng, 16, 128))
@@ -127,10 +120,9 @@ def train(
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         average.values = state["average"]
-        if not decoder_only:
-            for optimiser, kept in zip(optimisers, state.get("optimisers", ()), strict=False):
-                optimiser.load_state_dict(kept)
-            ticker = Ticker("autoencoder", minutes, state["minutes"], state["step"])
+        for optimiser, kept in zip(optimisers, state.get("optimisers", ()), strict=False):
+            optimiser.load_state_dict(kept)
+        ticker = Ticker("autoencoder", minutes, state["minutes"], state["step"])
     schedules = (Schedule(0.01, 4e-4, 20), Schedule(1e-3, 4e-5, 20))
     rng = random.Random(seed + ticker.step)
     saved = ticker.spent_minutes

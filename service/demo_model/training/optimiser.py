@@ -66,11 +66,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def split(module: torch.nn.Module, *apart: str) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Parameters that need gradients: matrices and kernels, then the others and those with `apart` in their names."""
+    """Its parameters: matrices and kernels, then the others and those with `apart` in their names."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, value in module.named_parameters():
-        if value.requires_grad:
-            hidden = value.ndim >= 2 and not any(part in name for part in apart)
-            (matrices if hidden else others).append(value)
+        hidden = value.ndim >= 2 and not any(part in name for part in apart)
+        (matrices if hidden else others).append(value)
     return matrices, others

@@ -21,14 +21,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from .captions import Captioner, draw_colour
 from .clock import Schedule, Ticker, set_rate
 from .data import CENTRED, COLOURS, composite
-from .optimiser import Muon
+from .optimiser import Muon, split
 from .tokenizer import LENGTH
 
 WIDTH = 256
 _LOOKS = 96
 GRID = 4
-_LAYOUT = GRID * GRID
-_CODES = 96
+LAYOUT = GRID * GRID
+_CODES = 160
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -61,7 +61,7 @@ def looks(pictures: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def layouts(pictures: torch.Tensor, autoencoder: AutoencoderTiny) -> torch.Tensor:
-    """What each cell of a 4x4 grid over each subject looks like, (subjects, 16, 96).
+    """What each cell of a 4x4 grid over each subject looks like, (subjects, 16, 160).
 
     Principal components of its 8x8 latents on a grey background, scaled so that the first matter more, but not by
     all of their size.
@@ -74,13 +74,13 @@ def layouts(pictures: torch.Tensor, autoencoder: AutoencoderTiny) -> torch.Tenso
     latents = torch.cat(parts).contiguous()
     count, channels, side, _ = latents.shape
     cells = latents.reshape(count, channels, GRID, side // GRID, GRID, side // GRID)
-    flat = cells.permute(0, 2, 4, 1, 3, 5).reshape(count * _LAYOUT, -1)
+    flat = cells.permute(0, 2, 4, 1, 3, 5).reshape(count * LAYOUT, -1)
     flat = flat - flat.mean(dim=0)
     _, _, directions = torch.linalg.svd(flat, full_matrices=False)
     codes = flat @ directions[:_CODES].T
     deviation = codes.std(dim=0)
     codes = codes / deviation * (deviation / deviation[0]).sqrt()
-    return cast(torch.Tensor, (codes / codes.std()).reshape(count, _LAYOUT, _CODES))
+    return cast(torch.Tensor, (codes / codes.std()).reshape(count, LAYOUT, _CODES))
 
 
 class _Heads(torch.nn.Module):
@@ -110,15 +110,13 @@ def train(
     rng = random.Random(seed)
     model, count = build(tokenizer).train(), len(captioner.subjects)
     heads, appearance = _Heads(count), looks(pictures)
+    # What names no subject looks like the mean of all.
+    layout = torch.cat([layout, torch.zeros(1, LAYOUT, _CODES)])
     parameters = [*model.parameters(), *heads.parameters()]
-    matrices = [
-        value for name, value in model.named_parameters() if value.ndim == 2 and "embedding" not in name
-    ]
-    hidden_ones = {id(value) for value in matrices}
-    others = [value for value in parameters if id(value) not in hidden_ones]
+    matrices, others = split(model, "embedding")
     optimisers = (
         Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98)),
+        torch.optim.AdamW([*others, *heads.parameters()], lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98)),
     )
     schedules = (Schedule(0.015, 1e-4, 60), Schedule(2e-3, 2e-5, 60))
     colours = [None, *COLOURS]
@@ -137,14 +135,14 @@ def train(
             for row, colour in zip(rows, named, strict=True)
         ]
         encoded = tokenizer(texts, truncation=True, max_length=LENGTH).input_ids
-        length = LENGTH if whole else min(LENGTH, max(map(len, encoded)) + 2, 26) + _LAYOUT
+        length = LENGTH if whole else min(LENGTH, max(map(len, encoded)) + 2, 26) + LAYOUT
         tokens, places, ends = [], [], []
         for sequence in encoded:
             if len(sequence) > length:
                 sequence = [*sequence[: length - 1], sequence[-1]]
             pads = length - len(sequence)
             tokens.append(sequence + [tokenizer.pad_token_id] * pads)
-            between = max(0, min(pads - _LAYOUT, LENGTH - _LAYOUT - len(sequence)))
+            between = max(0, min(pads - LAYOUT, LENGTH - LAYOUT - len(sequence)))
             last = pads - between
             places.append(
                 [
@@ -172,8 +170,8 @@ def train(
                 "colour": (heads.colour(state).argmax(-1) == shade).float().mean().item(),
                 "look": look.item(),
             }
-        told = torch.tensor([length - 1 - end >= _LAYOUT for end in ends]) & drawn
-        cells = F.mse_loss(heads.layout(hidden[told, -_LAYOUT:]), layout[target[told]])
+        told = torch.tensor([length - 1 - end >= LAYOUT for end in ends])
+        cells = F.mse_loss(heads.layout(hidden[told, -LAYOUT:]), layout[target[told]])
         loss = loss + 4 * cells
         figures["cells"] = cells.item()
         for value in parameters:

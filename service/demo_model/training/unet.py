@@ -16,11 +16,12 @@ from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionMo
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import text
+from .attention import Pointer
 from .autoencoder import CHANNELS, FACTOR
 from .captions import Captioner, draw_colour
 from .clock import Average, Schedule, Ticker, set_rate
 from .data import CENTRED, COLOURS, composite, named_background, soft_background
-from .optimiser import Muon
+from .optimiser import Muon, split
 
 SIDE = 512 // FACTOR
 CONFIG: dict[str, Any] = {
@@ -43,8 +44,18 @@ CONFIG: dict[str, Any] = {
     "resnet_time_scale_shift": "scale_shift",
 }
 COLOUR_NAMES: tuple[str | None, ...] = (None, *COLOURS)
-_DROPPED = 0.1
+_DROPPED = 0.12
+_NEGATIVES = 64
 _PURE_NOISE = 0.12
+_POINTING = 0.1
+
+
+def pure_share(spent: float) -> float:
+    """Share of samples that start from noise without a trace of the picture, `spent` being that of the time (0 to 1).
+
+    All at first: without noise in the target, drawing from the text alone is plain regression and quickly learnt.
+    """
+    return max(_PURE_NOISE, 1 - 4 * spent)
 
 
 def scheduler() -> EulerDiscreteScheduler:
@@ -128,7 +139,7 @@ class LatentBank:
 
 
 class CaptionPool:
-    """Embedded captions: a few for each subject and background colour, and that of the empty prompt."""
+    """Embedded captions: a few for each subject and background colour, the empty one, and some that name nothing."""
 
     def __init__(
         self,
@@ -137,7 +148,7 @@ class CaptionPool:
         tokenizer: CLIPTokenizer,
         rng: random.Random,
         plain: int = 10,
-        coloured: int = 1,
+        coloured: int = 2,
         stored: Path | None = None,
     ) -> None:
         self.index: dict[tuple[int, int], list[int]] = {}
@@ -147,6 +158,8 @@ class CaptionPool:
                 count = plain if name is None else coloured
                 self.index[row, colour] = list(range(len(texts), len(texts) + count))
                 texts += [captioner.caption(row, name, rng, 0.1) for _ in range(count)]
+        self.nothing = range(len(texts), len(texts) + _NEGATIVES)
+        texts += [captioner.noise(None, rng) for _ in self.nothing]
         self.rng = rng
         if stored is not None and stored.exists():
             self.states = torch.load(stored, weights_only=True)
@@ -161,29 +174,13 @@ class CaptionPool:
         self.empty = text.embed(model, tokenizer, [""])[0]
 
     def pick(self, subject: int, colour: int) -> torch.Tensor:
-        """Hidden states (77, width) of one caption; sometimes those of the empty prompt, for guidance."""
-        if self.rng.random() < _DROPPED:
-            return self.empty
+        """Hidden states (77, width) of one caption; sometimes of one that names nothing, for guidance."""
+        if (chance := self.rng.random()) < _DROPPED:
+            return self.empty if chance < 0.7 * _DROPPED else self.states[self.rng.choice(self.nothing)]
         # A caption need not say the colour: a fifth of the coloured pictures go by their subject alone.
         if colour and self.rng.random() < 0.2:
             colour = 0
         return self.states[self.rng.choice(self.index[subject, colour])]
-
-
-def _optimisers(
-    model: UNet2DConditionModel,
-) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, value in model.named_parameters():
-        hidden = value.ndim >= 2 and not name.startswith(
-            ("conv_in", "conv_out", "time_embedding", "add_embedding.pool.pos")
-        )
-        (matrices if hidden else others).append(value)
-    return (
-        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, 1e-3, betas=(0.9, 0.98), weight_decay=0.0),
-    )
 
 
 def train(
@@ -195,7 +192,7 @@ def train(
     scaling: float,
     on_save: Callable[[], None] | None = None,
     seed: int = 0,
-    batch: int = 32,
+    batch: int = 24,
     refresh: int = 4,
     peak: float = 0.01,
 ) -> None:
@@ -206,8 +203,12 @@ def train(
     """
     torch.manual_seed(seed)
     model = build().train()
-    average = Average(model, 0.995)
-    optimisers = _optimisers(model)
+    average, pointer = Average(model, 0.995), Pointer(model)
+    matrices, vectors = split(model, "conv_in", "conv_out", "time_embedding", "add_embedding.pool.pos")
+    optimisers = (
+        Muon(matrices, 0.01, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(vectors, 1e-3, betas=(0.9, 0.98), weight_decay=0.0),
+    )
     ticker = Ticker("unet", minutes)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -254,21 +255,22 @@ def train(
         steps = (torch.rand(batch) ** 0.55 * 1000).long().clamp(max=999)
         share = kept_share[steps]
         # Sampling starts from noise without a trace of a picture; the schedule's last step still holds one.
-        pure = torch.rand(batch) < _PURE_NOISE
+        pure = torch.rand(batch) < pure_share(spent)
         steps = torch.where(pure, 999, steps)
         share = torch.where(pure, 0.0, share)[:, None, None, None]
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
         target = share.sqrt() * noise - (1 - share).sqrt() * clean
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(model(noisy, steps, states).sample, target)
+        astray = pointer.astray()
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + _POINTING * astray).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in optimisers:
             optimiser.step()
         average.update(model, ticker.step)
         running = 0.98 * running + 0.02 * loss.item()
-        ticker.note(loss=running)
+        ticker.note(loss=running, astray=astray.item())
         if ticker.spent_minutes - saved > 4:
             save()
             saved = ticker.spent_minutes

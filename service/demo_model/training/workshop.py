@@ -64,9 +64,8 @@ class Workshop:
     def export(self, output: Path, scaling: float | None = None) -> None:
         """Writes the model's folder from the checkpoints there are."""
         tokenizer = self.tokenizer()
-        decoder = self.cache / "decoder.pt"
         parts = export.pipeline(
-            autoencoders.load(decoder if decoder.exists() else self.cache / "autoencoder.pt"),
+            autoencoders.load(self.cache / "autoencoder.pt"),
             text.load(tokenizer, self.cache / "text.pt"),
             unets.load(self.cache / "unet.pt"),
             tokenizer,

@@ -50,12 +50,6 @@ def train_unet(
     Workshop(cache).train_unet(minutes, output, entries, sizes)
 
 
-@app.command("adopt")
-def adopt(cache: Cache, output: Output = FOLDER) -> None:
-    """Takes the model's folder as the start of a further training in an empty cache."""
-    Workshop(cache).adopt(output)
-
-
 @app.command("export")
 def export_folder(cache: Cache, output: Output = FOLDER) -> None:
     """Writes the model's folder from the checkpoints in the cache."""

@@ -2,11 +2,8 @@
 
 import json
 import random
-import shutil
 from pathlib import Path
 
-import torch
-from diffusers import StableDiffusionPipeline
 from rich.console import Console
 from transformers import CLIPTokenizer
 
@@ -71,25 +68,6 @@ class Workshop:
             tokenizer,
         )
         export.export(parts, scaling or self.scaling(), output)
-
-    def adopt(self, folder: Path) -> None:
-        """Makes a model's folder the checkpoints of this cache, so that training goes on from what it learnt.
-
-        Optimisers start afresh. Latents and captions of another autoencoder or text encoder are thrown away.
-        """
-        if list(self.cache.glob("*.pt")):
-            raise FileExistsError(f"{self.cache} holds checkpoints already: give an empty cache folder.")
-        if json.loads((folder / "vae/config.json").read_text())["latent_channels"] != autoencoders.CHANNELS:
-            raise ValueError(f"{folder} was made by an earlier recipe, from which training cannot go on.")
-        shutil.copytree(folder / "tokenizer", self.cache / "tokenizer", dirs_exist_ok=True)
-        parts = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        for part, name in ((parts.vae, "autoencoder"), (parts.unet, "unet")):
-            values = part.state_dict()
-            torch.save(
-                {"model": values, "average": values, "minutes": 0.0, "step": 0}, self.cache / f"{name}.pt"
-            )
-        torch.save(parts.text_encoder.state_dict(), self.cache / "text.pt")
-        (self.cache / "scaling.json").write_text(json.dumps(parts.vae.config.scaling_factor))
 
     def train_unet(self, minutes: float, output: Path, entries: int, sizes: bool) -> None:
         """Makes latents and embedded captions, then trains the UNet, writing `output` with every checkpoint."""

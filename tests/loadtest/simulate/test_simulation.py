@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loadtest.simulate.results import collect
+from loadtest.simulate.scaler import Decision
 from loadtest.simulate.scenario import parse
 from loadtest.simulate.simulation import Journal, Simulation
 
@@ -197,3 +198,17 @@ def test_min_scale_holds_its_pods() -> None:
     simulation = Simulation(parse(data))
     simulation.run()
     assert {pods for t, pods, *_ in simulation.series if t > 1} == {2}
+
+
+def test_time_goes_on_however_little_is_left_of_a_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation, _ = _run(tmp_path, [10.0])
+    control, env = simulation.control, simulation.env
+    monkeypatch.setattr(control.scaler, "scale", lambda *_: Decision(1, False, 1e-17))
+    control._reconcile_in(0.1)
+    env.run(until=env.now + 0.1)
+    began = env.now
+    for _ in range(20):
+        env.step()
+    assert env.now > began

@@ -226,7 +226,7 @@ def test_another_vae_decodes_for_one_request(engine: DiffusersEngine) -> None:
 
 
 def test_a_vae_that_does_not_fit_is_refused(engine: DiffusersEngine) -> None:
-    with pytest.raises(BadRequest, match=r"4 channels at 1/1 .*needs 16 at 1/32"):
+    with pytest.raises(BadRequest, match=r"4 channels at 1/1 .*needs 8 at 1/16"):
         run(engine, vae="four")
     with pytest.raises(UnknownName, match="Automatic, brighter, four"):
         run(engine, vae="nobody")

@@ -1,8 +1,8 @@
-"""Which training picture a generated one shows: nearest neighbour after both are cropped and put on one colour.
+"""Which training picture a generated one shows: its nearest neighbour in pixels, on the same background.
 
-The background is the median colour of the border. What differs from it is the subject; its box is cropped to a
-square and scaled to 32x32. Every training picture is composited on that same colour and treated the same way, also
-mirrored. The nearest in mean squared error of RGB wins. There is no notion of the prompt in it.
+The background is the median colour of the border. Every training picture is composited on it, where the UNet learnt
+to draw it; both are scaled to 32x32, and the smallest mean squared error of RGB wins. There is no notion of the prompt
+in it.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from .data import COLOURS
+from .data import CENTRED, COLOURS, composite
 
-_WORK = 96
+_WORK = 128
 _SMALL = 32
 
 
@@ -39,56 +39,32 @@ def background_of(picture: torch.Tensor) -> torch.Tensor:
     return torch.cat(strips, dim=1).median(dim=1).values
 
 
-def _boxes(pictures: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """Square boxes (left, top, side in pixels) around what differs from the background; pictures (n, 3, s, s)."""
-    side = pictures.shape[-1]
-    differs = ((pictures - background[:, None, None]).abs().amax(dim=1) > 0.1).float()
-    differs = (F.avg_pool2d(differs[:, None], 3, 1, 1)[:, 0] > 0.4).float()
-    boxes = []
-    for along in (1, 2):
-        filled = differs.sum(dim=along) >= 1
-        first = filled.float().argmax(dim=1)
-        last = side - filled.flip(1).float().argmax(dim=1)
-        empty = ~filled.any(dim=1)
-        boxes.append((torch.where(empty, 0, first), torch.where(empty, side, last)))
-    (left, right), (top, bottom) = boxes
-    length = torch.maximum(right - left, bottom - top).float()
-    return torch.stack(((left + right) / 2 - length / 2, (top + bottom) / 2 - length / 2, length), dim=1)
-
-
-def _cut(pictures: torch.Tensor, boxes: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """The boxes of pictures, scaled to 32x32; outside of a picture is background."""
-    side = pictures.shape[-1]
-    steps = (torch.arange(_SMALL) + 0.5) / _SMALL
-    x = (boxes[:, 0:1] + steps * boxes[:, 2:3]) / side * 2 - 1
-    y = (boxes[:, 1:2] + steps * boxes[:, 2:3]) / side * 2 - 1
-    count = len(pictures)
-    grid = torch.stack(
-        (x[:, None, :].expand(count, _SMALL, _SMALL), y[:, :, None].expand(count, _SMALL, _SMALL)), -1
-    )
-    shifted = F.avg_pool2d(pictures - background[:, None, None], 3, 1, 1)
-    return F.grid_sample(shifted, grid, align_corners=False) + background[:, None, None]
-
-
 class Matcher:
     """Finds the nearest of a set of training pictures, uint8 (subjects, 4, side, side) premultiplied RGBA."""
 
     def __init__(self, pictures: torch.Tensor) -> None:
-        self._pictures = torch.cat(
-            [F.adaptive_avg_pool2d(part.float() / 255, _WORK) for part in pictures.split(64)]
+        self._on_black, on_white = (
+            torch.cat(
+                [
+                    F.adaptive_avg_pool2d(
+                        composite(part, [CENTRED] * len(part), [ground] * len(part), _WORK), _SMALL
+                    )
+                    for part in pictures.split(64)
+                ]
+            )
+            .add(1)
+            .div(2)
+            for ground in ((0, 0, 0), (255, 255, 255))
         )
+        self._seen_through = on_white - self._on_black
 
     def match(self, image: npt.NDArray[np.uint8], best: int = 5) -> Match:
         """The nearest training pictures of an RGB image (height, width, 3)."""
         picture = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
         background = background_of(picture)
-        small = F.adaptive_avg_pool2d(picture, _WORK)[None]
-        query = _cut(small, _boxes(small, background), background)
-        candidates = self._pictures[:, :3] + background[:, None, None] * (1 - self._pictures[:, 3:])
-        known = _cut(candidates, _boxes(candidates, background), background)
-        straight = (known - query).square().mean(dim=(1, 2, 3))
-        mirrored = (known.flip(-1) - query).square().mean(dim=(1, 2, 3))
-        distances, rows = torch.minimum(straight, mirrored).topk(min(best, len(known)), largest=False)
+        known = self._on_black + background[:, None, None] * self._seen_through
+        squares = (known - F.adaptive_avg_pool2d(picture, _SMALL)).square().mean(dim=(1, 2, 3))
+        distances, rows = squares.topk(min(best, len(known)), largest=False)
         red, green, blue = (round(float(value) * 255) for value in background)
         return Match(tuple(rows.tolist()), tuple(distances.tolist()), (red, green, blue))
 

@@ -34,7 +34,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 
 test: $(VENV)/.dev  ## Run all tests
 	$(PY) -m pytest -n 2 --dist loadfile
-	# One test of a name for each route: xdist would run the first alone.
+	@# One test of a name for each route: xdist would run the first alone.
 	$(PY) -m pytest tests/api/test_fuzz.py -k nothing_that_a_client_sends
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts

@@ -20,8 +20,8 @@ import orjson
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from service.core.jobs import GenerationRequest, GenerationResult, Pixels
 from service.imaging.respond import encode_all
-from service.jobs import GenerationRequest, GenerationResult, Pixels
 
 
 def photo(size: int) -> Pixels:

@@ -11,27 +11,27 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from service import context as contexts
-from service.api import internal, problems
+from service.api import problems
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
 from service.api.middleware.paths import Paths
 from service.api.middleware.session import SessionCookie
+from service.api.native.routes import router as stream
 from service.api.ops.routes import router as ops
-from service.api.sdapi import admin, extras, lists, memory, pnginfo, progress
-from service.api.sdapi import options as sdapi_options
-from service.api.sdapi.generation import router as sdapi_generation
-from service.api.sdapi.img2img import router as sdapi_img2img
-from service.api.stream.routes import router as stream
+from service.api.sdapi.routes import admin, extras, internal, lists, memory, pnginfo, progress
+from service.api.sdapi.routes import options as sdapi_options
+from service.api.sdapi.routes.generation import router as sdapi_generation
+from service.api.sdapi.routes.img2img import router as sdapi_img2img
+from service.api.sdapi.styles import StyleBook
+from service.backends.engine import Engine
 from service.backends.local import LocalBackend
-from service.backends.protocol import Engine
 from service.context import Context
-from service.lifecycle import Lifecycle, State
+from service.core.lifecycle import Lifecycle, State
+from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
-from service.sessions import Sessions
 from service.settings import Settings
-from service.styles import StyleBook
-from service.tasks import TaskRegistry
+from service.state.sessions import Sessions
 
 VERSION: Final = "0.1.0"
 

@@ -43,7 +43,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API until a signal ends it."""
     settings = _settings(host=host, port=port, model=model)
-    from service.engine.checkpoints import read_ahead
+    from service.catalogue.checkpoints import read_ahead
 
     # First of all: the disk has nothing else to do while Python imports for seconds.
     local = Path(settings.model).expanduser()
@@ -95,7 +95,7 @@ def generate(
 ) -> None:
     """Make one image without HTTP."""
     settings = _settings(model=model)
-    from service.errors import ServiceError
+    from service.core.errors import ServiceError
     from service.once import generate_once
 
     body = {

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 from fastapi import FastAPI, Request
 
+from service.api.sdapi.options import Options
+from service.api.sdapi.styles import StyleBook
 from service.backends.local import LocalBackend
-from service.lifecycle import Lifecycle
+from service.core.lifecycle import Lifecycle
+from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
-from service.options import Options
-from service.sessions import Sessions
 from service.settings import Settings
-from service.styles import StyleBook
-from service.tasks import TaskRegistry
+from service.state.sessions import Sessions
 
 
 @dataclass(eq=False)

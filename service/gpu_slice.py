@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from service.errors import ModelLoadError
+from service.core.errors import ModelLoadError
 
 _SLICE: Final = "ALIYUN_COM_GPU_MEM_CONTAINER"
 _CARD: Final = "ALIYUN_COM_GPU_MEM_DEV"
@@ -42,7 +42,7 @@ class GpuSlice(NamedTuple):
 def read_gpu_slice(environ: Mapping[str, str] = os.environ) -> GpuSlice | None:
     """The slice that the device plugin gave this container; None where there is no such plugin.
 
-    Raises :class:`~service.errors.ModelLoadError` when the plugin found no card with room for the slice, or
+    Raises :class:`~service.core.errors.ModelLoadError` when the plugin found no card with room for the slice, or
     when its variables cannot be understood.
     """
     if not environ.get(_SLICE):

@@ -8,11 +8,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from service.api.sdapi import translate
+from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import Txt2ImgBody
-from service.errors import BadRequest
+from service.core.errors import BadRequest
+from service.core.jobs import CancelToken, Progress
 from service.imaging import formats, infotext
-from service.jobs import CancelToken, Progress
-from service.options import Options
 from service.settings import Settings
 
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.backends.protocol import (
+from service.backends.engine import News
+from service.catalogue.records import (
     CheckpointInfo,
     DeviceInfo,
     EmbeddingInfo,
     LoraInfo,
-    News,
     UpscalerInfo,
     VaeInfo,
 )
-from service.errors import BadRequest, UnknownName
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
-from service.upscalers import BUILT_IN
+from service.catalogue.upscalers import BUILT_IN
+from service.core.errors import BadRequest, UnknownName
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
 
 CHECKPOINT = CheckpointInfo(
     "fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.errors import ModelLoadError
+from service.core.errors import ModelLoadError
 from service.gpu_slice import GpuSlice, read_gpu_slice
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.backends.local import LocalBackend
-from service.errors import ModelError, OutOfMemory, ServiceError
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, ProgressSink
-from service.lifecycle import Lifecycle, State
+from service.core.errors import ModelError, OutOfMemory, ServiceError
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, ProgressSink
+from service.core.lifecycle import Lifecycle, State
+from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
-from service.tasks import TaskRegistry
 from tests.fakes import FakeEngine
 
 QUEUE = 3

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.errors import UnknownName
-from service.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, Sampler, Scheduler, effective_scheduler, resolve
+from service.catalogue.samplers import (
+    AUTOMATIC,
+    SAMPLERS,
+    SCHEDULERS,
+    Sampler,
+    Scheduler,
+    effective_scheduler,
+    resolve,
+)
+from service.core.errors import UnknownName
 
 SPELLINGS = [(spelling, sampler) for sampler in SAMPLERS for spelling in (sampler.name, *sampler.aliases)]
 SUFFIXES = [
@@ -181,5 +189,5 @@ def test_effective_scheduler(asked: str, scheduler: str | None, label: str) -> N
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys, service.samplers; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.catalogue.samplers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.errors import DeviceLost, ModelLoadError, OutOfMemory
-from service.jobs import GenerationRequest
+from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory
+from service.core.jobs import GenerationRequest
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, post_raw, serve
 
@@ -330,7 +330,7 @@ def test_a_stream_sends_heartbeats_while_it_waits(
     gated: tuple[LiveServer, FakeEngine, threading.Semaphore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live, _, gate = gated
-    monkeypatch.setattr("service.api.stream.events.HEARTBEAT", 0.05)
+    monkeypatch.setattr("service.api.native.events.HEARTBEAT", 0.05)
     first = post_raw(live.port, BODY)
     live.wait_until(lambda: live.context.backend.slot.busy)
     with (

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import Cancelled, DeadlineExceeded, QueueFull
-from service.jobs import CancelToken
-from service.slot import Slot
+from service.core.errors import Cancelled, DeadlineExceeded, QueueFull
+from service.core.jobs import CancelToken
+from service.core.slot import Slot
 
 
 def run(test: Callable[[], Any]) -> None:

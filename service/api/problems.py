@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from service.errors import NotAuthenticated, ServiceError
+from service.core.errors import NotAuthenticated, ServiceError
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from service.backends.protocol import Engine
-from service.errors import DeviceLost, ModelLoadError, ServiceError
-from service.jobs import GenerationRequest, GenerationResult, Progress
-from service.lifecycle import Lifecycle, State
+from service.backends.engine import Engine
+from service.core.errors import DeviceLost, ModelLoadError, ServiceError
+from service.core.jobs import GenerationRequest, GenerationResult, Progress
+from service.core.lifecycle import Lifecycle, State
+from service.core.slot import Place, Slot
+from service.core.tasks import Queued, Started, Task
 from service.metrics import Metrics
-from service.slot import Place, Slot
-from service.tasks import Queued, Started, Task
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ class LocalBackend:
     async def generate(self, task: Task) -> GenerationResult:
         """Make the images of ``task``: wait for the device, hold it until the engine has let go, give it back.
 
-        Raises what :mod:`service.errors` names: refused (full, draining, loading), cancelled, past the deadline,
+        Raises what :mod:`service.core.errors` names: refused (full, draining, loading), cancelled, past the deadline,
         out of memory …
         """
         request = task.request

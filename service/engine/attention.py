@@ -5,10 +5,10 @@ from importlib.util import find_spec
 import structlog
 import torch
 
-from service.engine import imports
+from service.core.errors import ModelLoadError
 from service.engine.device import Device
-from service.engine.model import Model
-from service.errors import ModelLoadError
+from service.engine.families.model import Model
+from service.engine.weights import imports
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)

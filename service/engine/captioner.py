@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from service.core.errors import ModelLoadError
+from service.core.jobs import Pixels
 from service.engine.device import Device
-from service.errors import ModelLoadError
-from service.jobs import Pixels
 
 MOST_TOKENS = 48
 """As A1111's option ``interrogate_clip_max_length``."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from service.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
+from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
 from service.gpu_slice import read_gpu_slice
 from service.settings import Settings
 

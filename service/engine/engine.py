@@ -10,24 +10,25 @@ from typing import TypeVar
 import structlog
 import torch
 
-from service.backends.protocol import (
+from service.backends.engine import News
+from service.catalogue.checkpoints import locate
+from service.catalogue.records import (
     CheckpointInfo,
     DeviceInfo,
     EmbeddingInfo,
     LoraInfo,
-    News,
     UpscalerInfo,
     VaeInfo,
 )
-from service.engine import attention, device, loading, single_file
+from service.core.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+from service.engine import attention, device
 from service.engine.captioner import Captioner
-from service.engine.checkpoints import locate
 from service.engine.conditioning import EncodingCache
-from service.engine.generation import Generation
-from service.engine.library import Library
-from service.engine.model import Model
-from service.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+from service.engine.families.model import Model
+from service.engine.generation.generation import Generation
+from service.engine.shelves.library import Library
+from service.engine.weights import loading, single_file
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 class DiffusersEngine:
-    """See :class:`service.backends.protocol.Engine`. All methods run in one thread, the engine's."""
+    """See :class:`service.backends.engine.Engine`. All methods run in one thread, the engine's."""
 
     def __init__(self, settings: Settings, on_cache: Callable[[str, bool], None] | None = None) -> None:
         """``on_cache(cache, hit)`` is told of each look-up (``cache`` of ``metrics.CACHES``)."""

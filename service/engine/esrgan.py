@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_unshuffle
 
-from service.engine.tensors import fill, read_tensors, without_memory
-from service.errors import ModelLoadError
-from service.jobs import Pixels
-from service.weights import TensorEntry, read_header
+from service.catalogue.weights import TensorEntry, read_header
+from service.core.errors import ModelLoadError
+from service.core.jobs import Pixels
+from service.engine.weights.tensors import fill, read_tensors, without_memory
 
 TILE: Final = 256
 """Side in pixels of the pieces that go through a network at once: the memory of a large image is that of one."""

@@ -7,10 +7,10 @@ from typing import Final
 
 import torch
 
+from service.catalogue.weights import read_header
+from service.core.errors import ModelLoadError
 from service.engine.device import GIB, Device
-from service.engine.tensors import dtype_for
-from service.errors import ModelLoadError
-from service.weights import read_header
+from service.engine.weights.tensors import dtype_for
 
 _SPARE: Final = 256 * 1024**2
 """Left for what is not weights: activations of the smallest image, buffers, the interpreter."""

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from service.errors import ModelLoadError
+from service.catalogue.weights import INDEX, PICKLES
+from service.catalogue.weights import refuse_pickle as refuse_pickled_file
+from service.core.errors import ModelLoadError
 from service.fetch.errors import FetchRefused
-from service.weights import INDEX, PICKLES
-from service.weights import refuse_pickle as refuse_pickled_file
 
 _PLAIN: Final = (".json", ".txt", ".model", ".md")
 """Endings of the files beside the weights: configuration, vocabulary, model card."""

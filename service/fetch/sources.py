@@ -20,8 +20,8 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm import tqdm
 
+from service.catalogue.weights import INDEX
 from service.fetch.errors import FetchError, FetchRefused
-from service.weights import INDEX
 
 _CHUNK = 1 << 22
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pybase64
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from service.errors import BadImage
+from service.core.errors import BadImage
+from service.core.jobs import Mask, Pixels
 from service.imaging.structure import check_structure, is_sound_tiff
-from service.jobs import Mask, Pixels
 
 READABLE: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the formats that are read; its many other decoders never see a client's bytes."""

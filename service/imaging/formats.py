@@ -10,9 +10,9 @@ from typing import Final, Literal, TypeAlias
 import pybase64
 from PIL import Image
 
-from service.errors import BadRequest
+from service.core.errors import BadRequest
+from service.core.jobs import Pixels
 from service.imaging.png import encode_png
-from service.jobs import Pixels
 
 Format: TypeAlias = Literal["png", "jpg", "jpeg", "webp"]
 

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from service.errors import BadRequest
-from service.jobs import Pixels
+from service.core.errors import BadRequest
+from service.core.jobs import Pixels
 
 ACTIVE: Final = "#000000"
 INACTIVE: Final = "#999999"

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.errors import BadImage, BadRequest
+from service.core.errors import BadImage, BadRequest
+from service.core.jobs import Mask, Pixels
 from service.imaging import masks, resize
 from service.imaging.masks import Box
 from service.imaging.resize import Upscale
-from service.jobs import Mask, Pixels
 
 FILL: Final = 0
 ORIGINAL: Final = 1

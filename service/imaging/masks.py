@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import BadRequest
-from service.jobs import Mask, Pixels
+from service.core.errors import BadRequest
+from service.core.jobs import Mask, Pixels
 
 LARGEST_BLUR: Final = 512
 

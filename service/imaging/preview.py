@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from service.core.jobs import Pixels
 from service.imaging.formats import MEDIA_TYPES, encode, encode_base64
 from service.imaging.resize import BILINEAR, stretch
-from service.jobs import Pixels
 
 PreviewFormat: TypeAlias = Literal["jpeg", "png", "webp"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from service.errors import BadRequest, UnknownName
-from service.jobs import Pixels
+from service.core.errors import BadRequest, UnknownName
+from service.core.jobs import Pixels
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 

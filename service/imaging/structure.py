@@ -9,7 +9,7 @@ import re
 import struct
 from typing import Final
 
-from service.errors import BadImage
+from service.core.errors import BadImage
 
 _MOST_PARTS: Final = 65_536  # chunks, segments, blocks; a PNG of 500 MB in the usual 8 KiB chunks
 _LONGEST_GAP: Final = 65_536  # bytes that belong to no part

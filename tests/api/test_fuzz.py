@@ -14,7 +14,7 @@ from schemathesis import GenerationMode
 
 from service.api.sdapi.schemas import Img2ImgBody, Txt2ImgBody
 from service.app import create_app
-from service.samplers import SAMPLERS, SCHEDULERS
+from service.catalogue.samplers import SAMPLERS, SCHEDULERS
 from service.settings import Settings
 from tests.api.conftest import picture
 from tests.fakes import FakeEngine

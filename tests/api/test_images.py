@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from service.api.sdapi.saving import save
+from service.api.sdapi.styles import Style, StyleBook
 from service.imaging import infotext
-from service.styles import Style, StyleBook
 from tests.api.conftest import SMALL, Api, opened
 from tests.fakes import CHECKPOINT, OTHER, FakeEngine
 from tests.live import LiveServer, serve

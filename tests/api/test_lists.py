@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service import samplers
+from service.catalogue import samplers
 from tests.api.conftest import Api
 from tests.fakes import CHECKPOINT, OTHER
 

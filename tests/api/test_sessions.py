@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backends.protocol import CheckpointInfo
-from service.errors import BadRequest
-from service.options import DEFAULTS, LARGEST, Options, checked
-from service.sessions import Sessions, is_id, new_id
+from service.api.sdapi.options import DEFAULTS, LARGEST, Options, checked
+from service.catalogue.records import CheckpointInfo
+from service.core.errors import BadRequest
+from service.state.sessions import Sessions, is_id, new_id
 from tests.api.conftest import SMALL, Api
 from tests.fakes import CHECKPOINT, OTHER, FakeEngine
 from tests.live import serve

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from service.api.sdapi import url_images
-from service.errors import BadImage
+from service.api import url_images
+from service.core.errors import BadImage
 from service.settings import Settings
 from tests.api.conftest import Api, opened, picture
 from tests.fakes import FakeEngine

@@ -1,21 +1,11 @@
 """What the tests of the shipped model share."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.demo_model.thumbnails import Thumbnails
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Tests run side by side, a core each; threads that wait for each other's cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.threads import one_thread as one_thread
 
 
 @pytest.fixture(scope="session")

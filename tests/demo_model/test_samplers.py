@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from service.catalogue.samplers import SAMPLERS
+from service.core.jobs import CancelToken, GenerationRequest, InitImage, Pixels
 from service.engine.engine import DiffusersEngine
-from service.jobs import CancelToken, GenerationRequest, InitImage, Pixels
-from service.samplers import SAMPLERS
 from service.settings import Settings
 from tests.demo_model.thumbnails import Thumbnails
 

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from service.backends.protocol import CheckpointInfo
-from service.engine import ldm, loading
+from service.catalogue.records import CheckpointInfo
+from service.catalogue.weights import TensorEntry, read_header
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
-from service.engine.model import Model
-from service.engine.single_file import UNET, VAE, Layout, configuration, identify, load
-from service.weights import TensorEntry, read_header
+from service.engine.families.model import Model
+from service.engine.weights import ldm, loading
+from service.engine.weights.single_file import UNET, VAE, Layout, configuration, identify, load
 
 CPU = Device(torch.device("cpu"), torch.float32, 0)
 INFO = CheckpointInfo("tiny.safetensors [0123456789]", "tiny", "tiny.safetensors", "0123456789" + "0" * 54)

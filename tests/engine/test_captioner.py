@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
+from service.core.errors import ModelLoadError
 from service.engine import device
 from service.engine.captioner import Captioner
-from service.errors import ModelLoadError
 from service.settings import Settings
 
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from service.catalogue.weights import read_header
+from service.core.errors import Cancelled, ModelLoadError, UnknownName
+from service.core.jobs import CancelToken, Pixels
 from service.engine import esrgan
 from service.engine.esrgan import RRDBNet, SRVGGNet
-from service.engine.upscaler_files import UpscalerShelf
-from service.errors import Cancelled, ModelLoadError, UnknownName
-from service.jobs import CancelToken, Pixels
-from service.weights import read_header
+from service.engine.shelves.upscalers import UpscalerShelf
 from tests.engine.ldm_files import CPU
 
 LAST = {4: (3, 6, 8, 10), 2: (3, 5, 7), 1: (2, 4)}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from service.catalogue.samplers import SAMPLERS, SCHEDULERS
+from service.core.errors import Cancelled, OutOfMemory, UnknownName
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, InitImage, Progress
 from service.engine.engine import DiffusersEngine
-from service.errors import Cancelled, OutOfMemory, UnknownName
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, InitImage, Progress
-from service.samplers import SAMPLERS, SCHEDULERS
 from service.settings import Settings
 
 SMALL = GenerationRequest(prompt="pretty dog", seed=5, steps=4, width=128, height=128)

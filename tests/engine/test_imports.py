@@ -32,7 +32,7 @@ def test_a_warm_engine_has_not_imported_what_it_does_not_use() -> None:
 
 def test_whatever_is_imported_later_is_whole() -> None:
     printed = run(
-        "import service.engine.imports as ours\n"
+        "import service.engine.weights.imports as ours\n"
         "import sys, torch, importlib.util, importlib.metadata\n"
         "stand_ins = [name for name, module in list(sys.modules.items()) for value in list(vars(module).values())\n"
         "    if getattr(value, '__module__', '') == ours.__name__ and name.partition('.')[0] == 'torch']\n"
@@ -73,7 +73,7 @@ def test_what_is_already_imported_is_used_as_it_is() -> None:
     printed = run(
         "import diffusers, transformers\n"
         "from diffusers import UNet2DConditionModel\n"
-        "import service.engine.imports as ours\n"
+        "import service.engine.weights.imports as ours\n"
         "print(ours.UNet2DConditionModel is UNet2DConditionModel, diffusers.utils.is_scipy_available())"
     )
     assert printed == "True True"
@@ -82,7 +82,7 @@ def test_what_is_already_imported_is_used_as_it_is() -> None:
 @pytest.mark.timeout(600)
 def test_compilation_knows_the_marks_that_the_libraries_set() -> None:
     printed = run(
-        "import service.engine.imports as ours, sys\n"
+        "import service.engine.weights.imports as ours, sys\n"
         "marked = [target for name, target in ours._marked if name == 'allow_in_graph']\n"
         "assert marked and 'torch._dynamo' not in sys.modules\n"
         "ours.prepare_compilation()\n"

@@ -12,11 +12,11 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from service.engine import single_file
+from service.core.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, Progress
 from service.engine.engine import DiffusersEngine
 from service.engine.esrgan import RRDBNet
-from service.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, Progress
+from service.engine.weights import single_file
 from service.settings import DEMO_MODEL, Settings
 from tests.engine.ldm_files import header_only
 
@@ -233,7 +233,7 @@ def test_a_vae_that_does_not_fit_is_refused(engine: DiffusersEngine) -> None:
 
 
 def test_vae_files_are_read_in_both_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.engine import vae_files
+    from service.engine.shelves import vaes as vae_files
     from tests.engine.ldm_files import CPU, ldm_tensors, load_tiny, networks, tiny, write_checkpoint
 
     monkeypatch.setattr(vae_files, "configuration", tiny)

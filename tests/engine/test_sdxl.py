@@ -11,10 +11,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
-from service.engine import single_file
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, InitImage
 from service.engine.engine import DiffusersEngine
-from service.engine.noise import NoiseSource
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, InitImage
+from service.engine.generation.noise import NoiseSource
+from service.engine.weights import single_file
 from service.settings import Settings
 from tests.engine.ldm_files import tiny, write_checkpoint
 

@@ -9,11 +9,11 @@ from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from service.engine import ldm, single_file
-from service.engine.clip_vocabulary import clip_tokenizer
-from service.engine.single_file import UNET, VAE, configuration, identify, stated_prediction
-from service.errors import ModelLoadError
-from service.weights import read_header
+from service.catalogue.weights import read_header
+from service.core.errors import ModelLoadError
+from service.engine.weights import ldm, single_file
+from service.engine.weights.clip_vocabulary import clip_tokenizer
+from service.engine.weights.single_file import UNET, VAE, configuration, identify, stated_prediction
 from tests.engine.ldm_files import (
     CPU,
     INFO,
@@ -189,7 +189,7 @@ def test_what_the_unet_predicts_is_read_from_the_sidecar_the_tensors_and_the_met
 def test_a_trained_unet_shows_what_it_predicts() -> None:
     """The shipped model predicts velocities; rewritten, the same network predicts the noise."""
     from service.engine.conditioning import EncodingCache
-    from service.engine.loading import load_folder
+    from service.engine.weights.loading import load_folder
     from service.settings import DEMO_MODEL
 
     model = load_folder(DEMO_MODEL, INFO, CPU, EncodingCache())

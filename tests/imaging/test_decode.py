@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from service.errors import BadImage
+from service.core.errors import BadImage
+from service.core.jobs import Pixels
 from service.imaging.decode import (
     READABLE,
     decode_base64,
@@ -27,7 +28,6 @@ from service.imaging.decode import (
     to_pixels,
     to_rgb,
 )
-from service.jobs import Pixels
 
 # The module ignores what Pillow remarks on clients' files; pytest's own filters come after it.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\..*")
@@ -323,7 +323,7 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 BOMBS = """
 import io, json, struct, sys, zlib
 from PIL import Image
-from service.errors import BadImage
+from service.core.errors import BadImage
 from service.imaging.decode import open_image
 peak = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 

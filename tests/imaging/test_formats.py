@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import BadRequest
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest, GenerationResult, Pixels
 from service.imaging.decode import open_image, to_pixels, to_rgb
 from service.imaging.formats import FORMATS, Encoding, encode, encode_base64, parse_format
 from service.imaging.infotext import compose
 from service.imaging.metadata import decode_user_comment, read_metadata
 from service.imaging.png import encode_png
 from service.imaging.respond import encode_all
-from service.jobs import GenerationRequest, GenerationResult, Pixels
 
 LIMIT = 20_000_000
 

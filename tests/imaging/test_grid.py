@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from service.errors import BadRequest
+from service.core.errors import BadRequest
+from service.core.jobs import Pixels
 from service.imaging.decode import decode_image, to_rgb
 from service.imaging.formats import encode_base64
 from service.imaging.grid import Caption, annotate, make_grid, matrix_captions, rows_of
 from service.imaging.preview import make_preview
-from service.jobs import Pixels
 
 
 def plain(value: int, width: int = 40, height: int = 30) -> Pixels:

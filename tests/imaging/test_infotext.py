@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.core.jobs import GenerationRequest, GenerationResult, HiresFix, InitImage
 from service.imaging.infotext import DEFAULTS, InfotextOptions, compose, parse, quote
-from service.jobs import GenerationRequest, GenerationResult, HiresFix, InitImage
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import BadImage, BadRequest
+from service.core.errors import BadImage, BadRequest
+from service.core.jobs import Mask, Pixels
 from service.imaging import resize
 from service.imaging.inpaint import BLANK_MASK, CONTENTS, Inpainting, mix, plan
 from service.imaging.masks import blur
-from service.jobs import Mask, Pixels
 
 
 def noise(width: int, height: int, seed: int = 6) -> Pixels:

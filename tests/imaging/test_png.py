@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from service.core.jobs import Pixels
 from service.imaging import png
 from service.imaging.png import SIGNATURE, encode_png
-from service.jobs import Pixels
 
 SIDES = st.integers(1, 70)
 

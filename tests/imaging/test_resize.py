@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import BadRequest, UnknownName
+from service.core.errors import BadRequest, UnknownName
+from service.core.jobs import Pixels
 from service.imaging import resize
 from service.imaging.resize import fit, inner_size, stretch, upscale_by_name
-from service.jobs import Pixels
 
 SIDES = st.integers(1, 90)
 

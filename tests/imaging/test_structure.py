@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from service.errors import BadImage
+from service.core.errors import BadImage
 from service.imaging.decode import open_image, to_rgb
 from service.imaging.metadata import read_metadata
 from service.imaging.structure import check_structure, is_sound_tiff
@@ -173,7 +173,7 @@ MEMORY = """
 import struct, sys
 sys.path.insert(0, sys.argv[1])
 import test_structure as t
-from service.errors import BadImage
+from service.core.errors import BadImage
 from service.imaging.decode import open_image
 shared = t.tiff([(tag, t.UNDEFINED, 10_000_000, 8) for tag in range(30_000, 34_000)], tail=10_000_000)
 numbers = t.tiff([(t.ORIENTATION, t.RATIONAL, 1_250_000, 8)], tail=10_000_000)

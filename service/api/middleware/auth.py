@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.problems import problem_response
-from service.errors import NotAuthenticated
+from service.core.errors import NotAuthenticated
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """The kubelet and Prometheus send no credentials. None of these answers tells a secret."""

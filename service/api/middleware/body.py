@@ -7,7 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
-from service.errors import BodyTooLarge, BodyTooSlow, ServiceError
+from service.core.errors import BodyTooLarge, BodyTooSlow, ServiceError
 
 _JSON: Final = "application/json"
 

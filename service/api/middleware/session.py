@@ -6,7 +6,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import sessions
+from service.state import sessions
 
 PREFIX: Final = "/sdapi/"
 """Only these routes know sessions: probes, metrics and the stateless endpoints neither read nor set a cookie."""

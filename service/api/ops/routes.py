@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.api.problems import json_response
 from service.context import Context, get_context
-from service.lifecycle import Probe
+from service.core.lifecycle import Probe
 
 router = APIRouter(tags=["operations"])
 

@@ -12,19 +12,19 @@ from typing import Any, Final
 
 import orjson
 
+from service.api.sdapi.options import Options
 from service.api.sdapi.saving import save, save_grid
 from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
-from service.errors import BadRequest
+from service.catalogue.samplers import SAMPLERS
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest, GenerationResult, Pixels, SamplingShape
 from service.imaging import formats, infotext
 from service.imaging.formats import Encoding, encode_base64
 from service.imaging.grid import make_grid, rows_of
 from service.imaging.infotext import InfotextOptions
 from service.imaging.respond import encode_all
-from service.jobs import GenerationRequest, GenerationResult, Pixels, SamplingShape
-from service.options import Options
-from service.samplers import SAMPLERS
 
 VERSION = "v1.10.1"
 """The A1111 version whose API this is; readers of infotexts look at it."""

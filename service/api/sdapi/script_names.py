@@ -7,9 +7,9 @@ from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.scripts import prompt_matrix, sd_upscale, xyz_plot
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Series
-from service.backends.protocol import Engine
-from service.errors import BadRequest
-from service.jobs import GenerationRequest
+from service.backends.engine import Engine
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest
 from service.settings import Settings
 
 

@@ -7,14 +7,14 @@ from typing import Generic, TypeVar
 from fastapi import Request
 
 from service.api.sdapi import pasting
+from service.api.sdapi.options import Options, checked
 from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.script_names import check_scripts
-from service.backends.protocol import Engine
+from service.backends.engine import Engine
+from service.catalogue.upscalers import LATENT_MODES
 from service.context import Context
-from service.errors import UnknownName
-from service.jobs import GenerationRequest
-from service.options import Options, checked
-from service.upscalers import LATENT_MODES
+from service.core.errors import UnknownName
+from service.core.jobs import GenerationRequest
 
 Body = TypeVar("Body", bound=GenerationBody)
 

@@ -4,16 +4,16 @@ import random
 from dataclasses import replace
 from typing import Final, TypeVar, cast
 
-from service import samplers
 from service.api.limits import check
+from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import GenerationBody, Txt2ImgBody
-from service.engine.prompt import strip_comments
-from service.errors import BadRequest
-from service.jobs import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
-from service.options import Options
-from service.samplers import Sampler
+from service.api.sdapi.styles import StyleBook
+from service.catalogue import samplers
+from service.catalogue.samplers import Sampler
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
+from service.prompt import strip_comments
 from service.settings import Settings
-from service.styles import StyleBook
 
 T = TypeVar("T")
 

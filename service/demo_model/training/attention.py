@@ -5,6 +5,7 @@ find that each place should read its own cell: until then it reads the mean of a
 attention of some heads says it. Only training computes it; the weights work with any attention processor afterwards.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .text import GRID, LAYOUT
 _SHARE_OF_HEADS = 0.75
 
 
+@cache
 def own_cells(places: int) -> torch.Tensor:
     """Which cells of the grid each of `places` (a square of them, row by row) overlaps: bool (places, cells)."""
     side = round(places**0.5)
@@ -23,7 +25,7 @@ def own_cells(places: int) -> torch.Tensor:
     cells = torch.arange(GRID)
     along = (edges[:-1, None] < cells + 1 - 1e-6) & (edges[1:, None] > cells + 1e-6)
     both = along[:, None, :, None] & along[None, :, None, :]
-    return both.reshape(places, GRID * GRID)
+    return both.reshape(places, LAYOUT)
 
 
 class _Watched:

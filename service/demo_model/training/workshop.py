@@ -58,7 +58,7 @@ class Workshop:
             stored.write_text(json.dumps(round(1 / float(bank.latents.float().std()), 5)))
         return float(json.loads(stored.read_text()))
 
-    def export(self, output: Path, scaling: float | None = None) -> None:
+    def export(self, output: Path) -> None:
         """Writes the model's folder from the checkpoints there are."""
         tokenizer = self.tokenizer()
         parts = export.pipeline(
@@ -67,11 +67,11 @@ class Workshop:
             unets.load(self.cache / "unet.pt"),
             tokenizer,
         )
-        export.export(parts, scaling or self.scaling(), output)
+        export.export(parts, self.scaling(), output)
 
     def train_unet(self, minutes: float, output: Path, entries: int, sizes: bool) -> None:
         """Makes latents and embedded captions, then trains the UNet, writing `output` with every checkpoint."""
-        tokenizer, scaling = self.tokenizer(), self.scaling()
+        tokenizer = self.tokenizer()
         encoder = text.load(tokenizer, self.cache / "text.pt")
         pool = unets.CaptionPool(
             self.captioner, encoder, tokenizer, random.Random(0), stored=self.cache / "captions.pt"
@@ -82,6 +82,6 @@ class Workshop:
             pool,
             self.cache / "unet.pt",
             minutes,
-            scaling,
-            lambda: self.export(output, scaling),
+            self.scaling(),
+            lambda: self.export(output),
         )

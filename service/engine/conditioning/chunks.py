@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.engine.prompt import Break, parse_attention
+from service.prompt import Break, parse_attention
 
 CHUNK_TOKENS: Final = 75
 """Tokens of the prompt in one chunk; with the start and the end token a chunk has 77."""

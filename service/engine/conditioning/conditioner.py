@@ -6,14 +6,14 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
+from service.core.errors import BadRequest
 from service.engine.conditioning.cache import EncodedText, EncodingCache
 from service.engine.conditioning.chunks import split_into_chunks
 from service.engine.conditioning.embeddings import EmbeddingTable
 from service.engine.conditioning.emphasis import NONE, ORIGINAL, apply_emphasis, emphasis_mode
 from service.engine.conditioning.encoders import ClipEncoder
 from service.engine.conditioning.schedule import Conditioning, Timeline
-from service.engine.prompt import SubPrompt, schedule, split_composition
-from service.errors import BadRequest
+from service.prompt import SubPrompt, schedule, split_composition
 
 MAX_CHUNKS: Final = 64
 """Chunks of one text (of 75 tokens each): attention over more costs more memory than any prompt is worth."""
@@ -127,7 +127,7 @@ class Conditioner:
     ) -> Conditioning:
         """The conditioning of N images: ``prompts`` and ``negative_prompts`` have one text for each.
 
-        The texts carry no network tags any more (see :func:`service.engine.prompt.extract_networks`).
+        The texts carry no network tags any more (see :func:`service.prompt.extract_networks`).
         ``steps`` ≥ 1: calls of the model in the first pass (samplers of second order make two a step).
         ``hires_steps``: the calls in the second pass, if this is the conditioning of the second pass.
         ``clip_skip`` ≥ 1 counts as in A1111. SDXL ignores it, unless ``sdxl_clip_l_skip`` applies it to the

@@ -4,8 +4,8 @@ from typing import Final
 
 import torch
 
-from service.engine.prompt.attention import MAX_WEIGHT
-from service.errors import UnknownName
+from service.core.errors import UnknownName
+from service.prompt.attention import MAX_WEIGHT
 
 ORIGINAL: Final = "Original"
 NO_NORM: Final = "No norm"

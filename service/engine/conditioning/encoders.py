@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from service.core.errors import BadRequest
 from service.engine.conditioning.chunks import CHUNK_TOKENS, Chunk
-from service.errors import BadRequest
 
 Layer: TypeAlias = Literal["last", "penultimate"]
 """Which hidden state a model was trained on: SD 1.x and 2.x the last, through the final layer norm; SDXL

@@ -1,7 +1,7 @@
 """Samplers: functions over sigmas that turn noise into a latent. :func:`sample` is the way in.
 
 They know nothing of prompts, guidance or models: that is the :class:`Denoiser`'s part. Which names exist, and
-which schedule each likes best, is in :mod:`service.samplers`.
+which schedule each likes best, is in :mod:`service.catalogue.samplers`.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from service.catalogue.samplers import SAMPLERS as CATALOGUE
+from service.core.errors import UnknownName
 from service.engine.samplers.ddim import ddim, ddim_cfgpp
 from service.engine.samplers.dpm_solver import dpm_adaptive, dpm_fast
 from service.engine.samplers.dpm_solver_pp import (
@@ -37,8 +39,6 @@ from service.engine.samplers.protocol import (
 from service.engine.samplers.restart import restart
 from service.engine.samplers.second_order import dpm_2, dpm_2_ancestral, heun
 from service.engine.samplers.unipc import unipc
-from service.errors import UnknownName
-from service.samplers import SAMPLERS as CATALOGUE
 
 __all__ = [
     "SAMPLERS",
@@ -76,7 +76,7 @@ SAMPLERS: Final[Mapping[str, SamplerFunction]] = MappingProxyType(
         "LCM": lcm,
     }
 )
-"""The function of each sampler, by the name that :mod:`service.samplers` gives it."""
+"""The function of each sampler, by the name that :mod:`service.catalogue.samplers` gives it."""
 
 
 _SHORTEST_STEP: Final = 1e-5
@@ -112,7 +112,7 @@ def sample(
 
     ``x`` is a latent in VE space, shape (batch, channels, height, width), at noise level ``sigmas[0]``: for
     txt2img ``noise * sigmas[0]``, for img2img ``latent + noise * sigmas[0]``. ``sigmas`` descends, on the
-    CPU, and comes from :func:`service.engine.schedules.sampler_sigmas` (or is a tail of it). ``on_step`` is
+    CPU, and comes from :func:`service.engine.samplers.schedules.sampler_sigmas` (or is a tail of it). ``on_step`` is
     called once per step, ``len(sigmas) - 1`` times, also by samplers that ask the model twice in a step; only
     "DPM fast" calls it less often, and "DPM adaptive" as often as it needs to. Whatever ``on_step`` or
     ``denoiser`` raise passes through.

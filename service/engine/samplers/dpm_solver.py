@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor
 
+from service.core.errors import ModelError
 from service.engine.samplers.euler import euler
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
 from service.engine.samplers.steps import ancestral_step, eta_or, lowest_sigma, slope, training_table
-from service.errors import ModelError
 
 _RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 0.05, 0.0078
 _FIRST_STEP, _ACCEPT = 0.05, 0.81

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
+from service.engine.samplers.schedules import lcm_table
 from service.engine.samplers.steps import training_table
-from service.engine.schedules import lcm_table
 
 _SIGMA_DATA = 0.5
 _TIMESTEP_SCALING = 10.0

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from service.jobs import UniPCVariant
+from service.core.jobs import UniPCVariant
 
 BrownianNoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(sigma, sigma_next) -> noise`` of unit variance, shaped like the latent."""
@@ -69,7 +69,7 @@ class SamplerOptions:
     """The numbers that a request may change. A sampler ignores those that it does not use.
 
     ``eta`` None means the sampler's own (1 for ancestral and SDE samplers, 0 for DDIM). ``table`` holds the
-    model's training sigmas, ascending (see :mod:`service.engine.schedules`); LCM needs it, and DPM fast
+    model's training sigmas, ascending (see :mod:`service.engine.samplers.schedules`); LCM needs it, and DPM fast
     and adaptive when there is a single step. ``brownian_range`` is the (lowest positive, highest) sigma of
     the *whole* schedule: give it when ``sigmas`` is the tail of one (img2img), so that the same seed draws
     the same path.

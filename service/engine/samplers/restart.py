@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
+from service.engine.samplers.schedules import karras
 from service.engine.samplers.second_order import heun_step
-from service.engine.schedules import karras
 
 _LOW, _HIGH = 0.1, 2.0
 """Noise levels between which the restarts happen: the paper's choice for Stable Diffusion."""

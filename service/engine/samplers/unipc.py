@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from service.core.jobs import UniPCVariant
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
 from service.engine.samplers.steps import to_variance_preserving
-from service.jobs import UniPCVariant
 
 
 def _weights(ratios: Sequence[float], h: float, variant: UniPCVariant) -> list[float]:

@@ -9,12 +9,9 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from tests.threads import one_thread as one_thread
+
 WORDS = ("cat", "dog", "pretty", "house", "a")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _tokenizer(pad_token: str) -> CLIPTokenizer:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from service.core.errors import BadRequest, Cancelled
 from service.engine.conditioning import ClipEncoder, Conditioner, EncodingCache, StepConditioning
 from service.engine.conditioning.conditioner import MAX_CHARACTERS, MAX_CHUNKS, MAX_ENCODINGS, MAX_PARTS
-from service.errors import BadRequest, Cancelled
 
 DEMO_MODEL = Path(__file__).parents[3] / "service" / "demo_model"
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from service.core.errors import UnknownName
 from service.engine.conditioning.emphasis import EMPHASIS_MODES, apply_emphasis, emphasis_mode
-from service.errors import UnknownName
 
 
 @pytest.fixture

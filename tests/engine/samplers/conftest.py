@@ -6,7 +6,7 @@ import importlib.util
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,18 +16,10 @@ from torch import Tensor, nn
 
 import service
 from service.engine.samplers import BrownianNoise, Denoiser
-from service.engine.schedules import sigma_to_timestep, training_sigmas
+from service.engine.samplers.schedules import sigma_to_timestep, training_sigmas
+from tests.threads import one_thread as one_thread
 
 DEMO_MODEL = Path(service.__file__).parent / "demo_model"
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Tensors are tiny here: a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.engine.noise import NoiseSource
+from service.catalogue.samplers import SAMPLERS, SCHEDULERS, Sampler
+from service.engine.generation.noise import NoiseSource
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.schedules import sampler_sigmas, sigmas
-from service.samplers import SAMPLERS, SCHEDULERS, Sampler
+from service.engine.samplers.schedules import sampler_sigmas, sigmas
 
 CHURNED = {"Euler": "sample_euler", "Heun": "sample_heun", "DPM2": "sample_dpm_2"}
 PLAIN = {"DPM++ 2M": "sample_dpmpp_2m", "LMS": "sample_lms"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.engine.noise import NoiseSource, slerp
+from service.engine.generation.noise import NoiseSource, slerp
 
 SHAPE = (4, 6, 8)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.engine.noise import NoiseSource
+from service.catalogue.samplers import AUTOMATIC, SAMPLERS
+from service.core.errors import Cancelled, ModelError, UnknownName
+from service.engine.generation.noise import NoiseSource
 from service.engine.samplers import SAMPLERS as FUNCTIONS
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.schedules import sampler_sigmas, sigmas
-from service.errors import Cancelled, ModelError, UnknownName
-from service.samplers import AUTOMATIC, SAMPLERS
+from service.engine.samplers.schedules import sampler_sigmas, sigmas
 
 NAMES = [sampler.name for sampler in SAMPLERS]
 SPANNING = ("DPM fast", "DPM adaptive")

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from service.engine.schedules import (
+from service.catalogue.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, resolve
+from service.core.errors import UnknownName
+from service.engine.samplers.schedules import (
     lcm_table,
     sampler_sigmas,
     sigma_to_timestep,
@@ -17,8 +19,6 @@ from service.engine.schedules import (
     timestep_to_sigma,
     training_sigmas,
 )
-from service.errors import UnknownName
-from service.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, resolve
 
 NAMES = [scheduler.name for scheduler in SCHEDULERS]
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2

@@ -13,9 +13,9 @@ from diffusers import DDIMScheduler, LCMScheduler, PNDMScheduler, UniPCMultistep
 from diffusers.schedulers import scheduling_lcm
 from torch import Tensor
 
+from service.catalogue.samplers import AUTOMATIC, SAMPLERS
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.schedules import sampler_sigmas, timestep_to_sigma
-from service.samplers import AUTOMATIC, SAMPLERS
+from service.engine.samplers.schedules import sampler_sigmas, timestep_to_sigma
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

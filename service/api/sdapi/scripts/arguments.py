@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from service.errors import BadRequest
+from service.core.errors import BadRequest
 
 T = TypeVar("T", str, int, float)
 

@@ -6,9 +6,9 @@ from typing import Final
 
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series, with_prompts
-from service.errors import BadRequest
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest, GenerationResult, Pixels
 from service.imaging.grid import annotate, make_grid, matrix_captions
-from service.jobs import GenerationRequest, GenerationResult, Pixels
 
 NAME: Final = "prompt matrix"
 MOST_PARTS: Final = 8

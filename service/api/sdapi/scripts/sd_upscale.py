@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series
-from service.backends.protocol import Engine
-from service.errors import BadRequest
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
+from service.backends.engine import Engine
+from service.core.errors import BadRequest
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
 from service.settings import Settings
 
 NAME: Final = "sd upscale"

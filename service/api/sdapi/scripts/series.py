@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.api.limits import check
-from service.backends.protocol import Engine
-from service.errors import BadRequest
-from service.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
+from service.backends.engine import Engine
+from service.core.errors import BadRequest
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
 from service.settings import Settings
 
 

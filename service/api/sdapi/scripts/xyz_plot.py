@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from service import samplers
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series, with_prompts
-from service.errors import BadRequest
+from service.catalogue import samplers
+from service.core.errors import BadRequest
+from service.core.jobs import GenerationRequest, GenerationResult, Pixels
 from service.imaging.grid import Caption, annotate, make_grid
-from service.jobs import GenerationRequest, GenerationResult, Pixels
 
 NAME: Final = "x/y/z plot"
 

@@ -1,0 +1,1 @@
+"""A1111's routes, one module a group."""

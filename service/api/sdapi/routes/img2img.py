@@ -1,0 +1,142 @@
+"""POST /sdapi/v1/img2img: from images (and a mask) to images.
+
+Decoding, resizing and masks happen before the device is asked for, pasting back after it is free.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from service.api.limits import check
+from service.api.sdapi import translate
+from service.api.sdapi.options import Options
+from service.api.sdapi.routes.generation import make
+from service.api.sdapi.schemas import ImagesResponse, Img2ImgBody
+from service.api.sdapi.settle import settle
+from service.api.sdapi.styles import StyleBook
+from service.api.url_images import inline, without_urls
+from service.context import Context, get_context
+from service.core.errors import BadRequest, NotFound
+from service.core.jobs import GenerationRequest, InitImage
+from service.imaging import decode, inpaint, resize
+from service.settings import Settings
+
+router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+
+ContextDep = Annotated[Context, Depends(get_context)]
+
+
+@router.post("/img2img", response_model=ImagesResponse, summary="Make images from images and a prompt")
+async def img2img(body: Img2ImgBody, request: Request, context: ContextDep) -> Response:
+    """Make images that start from ``init_images``; with ``mask`` only its white part is made anew."""
+    settled = settle(body, request, context, "img2img")
+    body, options = await _without_urls(settled.body, context.settings), settled.options
+    # Pixels by the million: not on the event loop.
+    loop = asyncio.get_running_loop()
+    generation, plan = await loop.run_in_executor(
+        context.encoders, prepare, body, options, context.settings, context.styles
+    )
+    infotext: dict[str, Any] = dict(plan.infotext)
+    echo = body if body.include_init_images else body.model_copy(update={"init_images": None, "mask": None})
+    return await make(
+        "img2img",
+        generation,
+        settled,
+        request,
+        context,
+        echo=echo,
+        finish=plan.finish,
+        extra=infotext,
+        remarks=(plan.comment,) if plan.comment else (),
+    )
+
+
+async def _without_urls(body: Img2ImgBody, settings: Settings) -> Img2ImgBody:
+    """``body`` with the images themselves where it has their addresses."""
+    images = body.init_images and await without_urls(body.init_images, settings, "init_images")
+    mask = body.mask and await inline(body.mask, settings, "mask")
+    latent_mask = body.latent_mask and await inline(body.latent_mask, settings, "latent_mask")
+    return body.model_copy(update={"init_images": images, "mask": mask, "latent_mask": latent_mask})
+
+
+def prepare(
+    body: Img2ImgBody, options: Options, settings: Settings, styles: StyleBook = translate.NO_STYLES
+) -> tuple[GenerationRequest, inpaint.Plan]:
+    """The request that ``body`` means, and how its images are brought to size and back."""
+    if body.init_images is None:
+        raise NotFound("Init image not found: send init_images, a list of images as base64.")
+    request = translate.common(body, options, settings, styles)
+    check(request, settings)  # before anything large is decoded
+    background = options.text("img2img_background_color")
+    pictures = [
+        decode.to_rgb(
+            decode.decode_image(text, settings.max_image_pixels, f"init_images[{number}]"), background
+        )
+        for number, text in enumerate(body.init_images[: settings.max_images])
+    ]
+    if len(body.init_images) > max(1, request.batch_size):
+        if request.batch_size > 1 or len(body.init_images) > settings.max_images:
+            raise BadRequest(
+                f"init_images has {len(body.init_images)} images, but batch_size is {request.batch_size}: send one, or "
+                "as many as batch_size."
+            )
+        request = replace(request, batch_size=len(body.init_images))
+    mask = latent_mask = None
+    if body.mask:
+        image = decode.decode_image(body.mask, settings.max_image_pixels, "mask")
+        mask = decode.to_mask(image, rounded=body.mask_round is not False)
+    if body.latent_mask:
+        latent_mask = decode.to_mask(
+            decode.decode_image(body.latent_mask, settings.max_image_pixels, "latent_mask")
+        )
+    plan = inpaint.plan(
+        pictures,
+        mask,
+        request.width,
+        request.height,
+        0 if body.resize_mode is None else body.resize_mode,
+        _inpainting(body),
+        latent_mask=latent_mask,
+        upscale=_upscale(options),
+    )
+    init = InitImage(
+        images=plan.images,
+        mask=plan.mask,
+        denoising_strength=0.75 if body.denoising_strength is None else body.denoising_strength,
+        inpainting_fill=body.inpainting_fill or 0,
+        noise_multiplier=(
+            options.number("initial_noise_multiplier")
+            if body.initial_noise_multiplier is None
+            else body.initial_noise_multiplier
+        ),
+        image_guidance_scale=body.image_cfg_scale,
+        latent_resize=body.resize_mode == resize.LATENT,
+        inpainting_mask_weight=options.number("inpainting_mask_weight"),
+    )
+    request = replace(request, init=init, fix_img2img_steps=options.flag("img2img_fix_steps"))
+    check(request, settings)
+    return request, plan
+
+
+def _inpainting(body: Img2ImgBody) -> inpaint.Inpainting:
+    def blur(own: int | None) -> int:
+        chosen = own if body.mask_blur is None else body.mask_blur
+        return 4 if chosen is None else chosen
+
+    return inpaint.Inpainting(
+        blur_x=blur(body.mask_blur_x),
+        blur_y=blur(body.mask_blur_y),
+        invert=bool(body.inpainting_mask_invert),
+        fill=body.inpainting_fill or 0,
+        full_res=body.inpaint_full_res is not False,
+        padding=body.inpaint_full_res_padding or 0,
+    )
+
+
+def _upscale(options: Options) -> resize.Upscale | None:
+    """The image upscaler that option ``upscaler_for_img2img`` names, if it is a built-in one."""
+    name = options.text("upscaler_for_img2img")
+    return resize.upscale_by_name(name) if name and name != "None" else None

@@ -1,0 +1,82 @@
+"""What makes images, as a backend of this process sees it: blocking, in one thread, without HTTP."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.catalogue.records import (
+    CheckpointInfo,
+    DeviceInfo,
+    EmbeddingInfo,
+    LoraInfo,
+    UpscalerInfo,
+    VaeInfo,
+)
+from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+
+
+class Engine(Protocol):
+    """Makes images, one request at a time, in the thread that calls it. Blocking; never on the event loop.
+
+    Errors are those of :mod:`service.errors`. After any of them but ``DeviceLost`` the engine works on as a
+    fresh one would. The exception to the one thread are the methods under "What there is": they read what was
+    found before, touch neither disk nor device, and are called from the event loop while images are made.
+    """
+
+    def load(self, on_news: "News") -> None:
+        """Read the default checkpoint and make the warm-up image. Raises ``ModelLoadError``."""
+
+    def generate(
+        self, request: GenerationRequest, token: CancelToken, sink: ProgressSink
+    ) -> GenerationResult:
+        """Make the images of ``request``; looks at ``token`` before each sampler step and after each decode."""
+
+    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        """Enlarge one image to exactly width × height with an upscaler by its name."""
+
+    def caption(self, image: Pixels) -> str:
+        """A line about what can be seen on ``image``. Raises ``BadRequest`` where no captioner is configured."""
+
+    def load_checkpoint(self, name: str) -> CheckpointInfo:
+        """Have that checkpoint in memory, by any of its names. Raises ``UnknownName`` and ``ModelLoadError``."""
+
+    def unload(self) -> None:
+        """Give back the memory of all checkpoints; the next request loads what it needs."""
+
+    def refresh(self) -> None:
+        """Look at the models folder again: checkpoints, VAEs, LoRAs, embeddings and upscalers."""
+
+    # --- What there is ---------------------------------------------------------------------------
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """All checkpoints that a request may name, the default one first."""
+
+    def current(self) -> CheckpointInfo:
+        """The checkpoint that a request without a name gets."""
+
+    def find(self, name: str) -> CheckpointInfo:
+        """The checkpoint that a client means: title, file name, model name or hash. Raises ``UnknownName``."""
+
+    def vaes(self) -> Sequence[VaeInfo]:
+        """VAEs that the option ``sd_vae`` may name."""
+
+    def loras(self) -> Sequence[LoraInfo]:
+        """LoRA networks that prompts may name."""
+
+    def embeddings(self) -> Sequence[EmbeddingInfo]:
+        """Textual inversions, the unusable ones too."""
+
+    def upscalers(self) -> Sequence[UpscalerInfo]:
+        """What :meth:`upscale` takes, in A1111's order: None, Lanczos, Nearest, then models."""
+
+    def device(self) -> DeviceInfo:
+        """What this engine runs on."""
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes by kind (total, used, allocated, reserved); empty where there is no such device."""
+
+
+class News(Protocol):
+    """Told by ``Engine.load`` what it is doing, and how long the parts took."""
+
+    def __call__(self, sentence: str, *, part: str | None = None, seconds: float = 0.0) -> None:
+        """``sentence`` for people; ``part`` (of ``metrics.COLD_START_PARTS``) just ended after ``seconds``."""

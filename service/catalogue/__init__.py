@@ -1,0 +1,1 @@
+"""What can be asked for: samplers, schedulers, upscalers, checkpoints and other files, by their names. No torch."""

@@ -1,0 +1,234 @@
+"""Which checkpoints there are, what they are called, and where they are: names in, paths out."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from service.catalogue.records import CheckpointInfo
+from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, warm_page_cache, weight_files
+from service.core.errors import ModelLoadError, UnknownName
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_HASHES: Final[dict[Path, str]] = {}
+"""Hashes of this process, by where they are remembered: there may be nowhere to write them."""
+
+_HASHING: Final = threading.Lock()
+
+_HUB_FILES: Final = ["*.json", "*.txt", "*.safetensors", "*.model"]
+
+
+def locate(settings: Settings) -> Path:
+    """The default checkpoint (``SD_MODEL``) on this machine; a Hugging Face id is fetched. Raises ModelLoadError."""
+    path = Path(settings.model).expanduser()
+    if path.exists():
+        return checked(path)
+    if (
+        path.suffix in (SUFFIX, *PICKLES)
+        or settings.model.count("/") != 1
+        or settings.model.startswith((".", "/", "~"))
+    ):
+        raise ModelLoadError(
+            f"SD_MODEL is {settings.model!r}, but there is no such file or folder here: check the path and the volume."
+        )
+    return _from_hub(settings.model, settings.model_revision)
+
+
+def checked(path: Path) -> Path:
+    """``path`` if it looks like a checkpoint. Raises :class:`ModelLoadError`."""
+    if path.is_dir():
+        if not (path / INDEX).is_file():
+            raise ModelLoadError(
+                f"{path} has no {INDEX}: it is no diffusers folder. Name the folder that has one, or a {SUFFIX} file."
+            )
+        return path
+    refuse_pickle(path)
+    if path.suffix != SUFFIX:
+        raise ModelLoadError(f"{path} is neither a diffusers folder nor a {SUFFIX} file.")
+    return path
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    log.info("loading", news=f"Fetching {name} from Hugging Face.")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"{name} is no folder here and could not be fetched from Hugging Face ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}): check the name and the network, "
+            "or run `python -m service fetch` where there is one."
+        ) from None
+
+
+def describe(
+    path: Path, root: Path | None = None, name: str | None = None, *, hashed: bool = True
+) -> CheckpointInfo:
+    """The names of a checkpoint: ``title`` is its path below ``root`` with the short hash, as in A1111.
+
+    Without ``hashed`` only a hash that is remembered is told: reading a whole folder of checkpoints takes minutes.
+    """
+    shown = name or (str(path.relative_to(root)) if root and path.is_relative_to(root) else path.name)
+    model_name = shown.removesuffix(SUFFIX).replace("/", "_").replace("\\", "_")
+    sha256 = sha256_of(path) if hashed else _remembered(hash_store(path))
+    title = f"{shown} [{sha256[:10]}]" if sha256 else shown
+    return CheckpointInfo(title=title, name=model_name, filename=str(path), sha256=sha256)
+
+
+def read_ahead(path: Path) -> threading.Thread:
+    """Bring a checkpoint's weights into the page cache and know its hash, in a thread that this returns.
+
+    Importing torch takes seconds of one core and no disk; reading and hashing meanwhile hides a cold disk and the hash.
+    """
+
+    def work() -> None:
+        try:
+            if _remembered(hash_store(path)) is not None:
+                warm_page_cache(path)
+            else:
+                sha256_of(path)
+        except OSError:
+            pass  # whoever loads the file will say what is wrong with it
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    return thread
+
+
+def sha256_of(path: Path, *, skip_header: bool = False) -> str:
+    """SHA-256 of a checkpoint: of a file its bytes, of a folder those of its weight files in order.
+
+    With ``skip_header`` the header of ``.safetensors`` files is left out (so that metadata can change).
+    Remembered in the user's cache folder by path, size and time of change: hashing gigabytes takes seconds.
+    """
+    with _HASHING:  # who comes second waits and finds it remembered
+        return _sha256_of(path, skip_header)
+
+
+def _sha256_of(path: Path, skip_header: bool) -> str:
+    store = hash_store(path, skip_header=skip_header)
+    if (remembered := _remembered(store)) is not None:
+        return remembered
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        with file.open("rb") as stream:
+            if skip_header:
+                stream.seek(8 + int.from_bytes(stream.read(8), "little"))
+            while chunk := stream.read(8 * 1024 * 1024):
+                digest.update(chunk)
+    value = _HASHES[store] = digest.hexdigest()
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(value + "\n")
+    except OSError:  # a read-only root file system: hash again next time
+        pass
+    return value
+
+
+def hash_store(path: Path, *, skip_header: bool = False) -> Path:
+    """The file in which the hash of ``path``, as it is now, is or will be remembered; another once it changes."""
+    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(path)]
+    kind = "tensors" if skip_header else "sha256"
+    return _cache_folder() / f"{hashlib.sha256(json.dumps(stats).encode()).hexdigest()}.{kind}"
+
+
+def _remembered(store: Path) -> str | None:
+    if store in _HASHES:
+        return _HASHES[store]
+    try:
+        value = store.read_text().strip()
+    except OSError:
+        return None
+    return value if len(value) == 64 else None
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knative-diffusion" / "hashes"
+
+
+class CheckpointCatalogue:
+    """All checkpoints of this service by every name that A1111 accepts; the default one first.
+
+    ``offers`` says of a file in the models folder whether it is a checkpoint that can be served.
+    """
+
+    def __init__(
+        self, default: Path, settings: Settings, offers: Callable[[Path], bool] = lambda path: True
+    ) -> None:
+        self._offers = offers
+        self._default = default
+        self._settings = settings
+        self._infos: list[CheckpointInfo] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the models folder again."""
+        name = None
+        if str(self._default) != self._settings.model:  # from the hub: the snapshot's folder is a hash
+            name = self._settings.model
+        found = [describe(self._default, name=name, hashed=False)]
+        root = self._settings.models_dir and self._settings.models_dir / "checkpoints"
+        if root and root.is_dir():
+            paths = [
+                path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
+            ]
+            paths += sorted(index.parent for index in root.rglob(INDEX))
+            # Hidden folders hold what is still being fetched.
+            paths = [
+                path for path in paths if not any(part[0] == "." for part in path.relative_to(root).parts)
+            ]
+            others = [
+                path for path in paths if path.resolve() != self._default.resolve() and self._offers(path)
+            ]
+            found += [describe(path, root, hashed=False) for path in others]
+        self._infos = found
+
+    def hashed(self, info: CheckpointInfo) -> CheckpointInfo:
+        """``info`` with its hash, from now on in the list too: known once a checkpoint is loaded, as in A1111."""
+        if info.sha256 is not None:
+            return info
+        sha256 = sha256_of(Path(info.filename))
+        known = replace(info, title=f"{info.title} [{sha256[:10]}]", sha256=sha256)
+        self._infos = [known if each.filename == info.filename else each for each in self._infos]
+        return known
+
+    def all(self) -> list[CheckpointInfo]:
+        """The default one first, then by path."""
+        return list(self._infos)
+
+    @property
+    def default(self) -> CheckpointInfo:
+        """What a request without a name gets."""
+        return self._infos[0]
+
+    def find(self, name: str) -> CheckpointInfo:
+        """By title, file name, model name, short or whole SHA-256, or "name [hash]". Raises :class:`UnknownName`."""
+        asked = name.strip()
+        for info in self._infos:
+            path = Path(info.filename)
+            plain = info.title.removesuffix(f" [{info.short_hash}]")
+            names = {info.title, plain, info.name, path.name, path.stem, info.short_hash, info.sha256} - {
+                None
+            }
+            if asked in names or asked.rsplit(" [", 1)[0] in {plain, info.name, path.name, path.stem}:
+                return info
+        known = ", ".join(info.title for info in self._infos)
+        raise UnknownName(f"There is no checkpoint {name!r}. Use one of: {known}.")
+
+
+def _inside_folder_checkpoint(path: Path, root: Path) -> bool:
+    return any(
+        (parent / INDEX).is_file()
+        for parent in path.parents
+        if parent != root and parent.is_relative_to(root)
+    )

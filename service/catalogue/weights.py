@@ -1,0 +1,105 @@
+"""Checkpoint files on disk, without torch: what is in them, whether they are whole, and reading them ahead.
+
+A ``.safetensors`` file is eight bytes of header length (little-endian), a JSON header that names each tensor's dtype,
+shape and byte range, and the bytes. (https://github.com/huggingface/safetensors, "Format".)
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from service.core.errors import ModelLoadError
+
+PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+SUFFIX: Final = ".safetensors"
+INDEX: Final = "model_index.json"
+
+_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+                 "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+_HEADER_LIMIT: Final = 100_000_000
+_CHUNK: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file: its safetensors dtype name, shape, and where its bytes are (offsets in the file)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise :class:`ModelLoadError` if ``path`` is a pickle: opening one runs whatever code is in it."""
+    if path.suffix.lower() in PICKLES:
+        raise ModelLoadError(
+            f"{path.name} is a pickle, which can run any code when it is opened, so it is refused. Convert it once, "
+            'on a machine you can lose: python -c "import sys, torch, safetensors.torch as s; '
+            "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
+            "s.save_file({k: v.contiguous() for k, v in d.items() if hasattr(v, 'shape')}, sys.argv[2])\" "
+            f"{path.name} {path.stem}.safetensors"
+        )
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors of a ``.safetensors`` file and its metadata; raises :class:`ModelLoadError` if it is not whole."""
+    refuse_pickle(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+                raise _damaged(path, "its header is not one of a .safetensors file")
+            header: Any = json.loads(file.read(length))
+    except OSError as error:
+        raise ModelLoadError(
+            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from None
+    except ValueError:
+        raise _damaged(path, "its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not an object")
+    metadata = header.pop("__metadata__", {})
+    entries: dict[str, TensorEntry] = {}
+    for name, entry in header.items():
+        try:
+            start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+            shape = tuple(int(side) for side in entry["shape"])
+            dtype = str(entry["dtype"])
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(path, f"the entry of tensor {name!r} is not understood") from None
+        if end > size:
+            raise ModelLoadError(
+                f"{path} is truncated: tensor {name!r} ends at byte {end}, the file has {size}. Fetch it again."
+            )
+        if dtype in _BYTES and end - start != prod(shape) * _BYTES[dtype]:
+            raise _damaged(
+                path, f"tensor {name!r} has {end - start} bytes, which is not what its shape needs"
+            )
+        entries[name] = TensorEntry(dtype, shape, start, end)
+    return entries, metadata if isinstance(metadata, dict) else {}
+
+
+def _damaged(path: Path, why: str) -> ModelLoadError:
+    return ModelLoadError(f"{path} is damaged or no .safetensors file ({why}): fetch it again.")
+
+
+def weight_files(checkpoint: Path) -> list[Path]:
+    """The weight files of a checkpoint: itself, or those in the parts of a diffusers folder."""
+    if checkpoint.is_file():
+        return [checkpoint]
+    return sorted(checkpoint.glob(f"*/*{SUFFIX}"))
+
+
+def warm_page_cache(checkpoint: Path) -> None:
+    """Read the weights once, so that who reads them next finds them in memory. Raises OSError."""
+    buffer = bytearray(_CHUNK)
+    for path in weight_files(checkpoint):
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while file.readinto(buffer):
+                pass

@@ -1,0 +1,155 @@
+"""One task per request for images, from its arrival to its end, and the registry in which others find it.
+
+A task ties a request to its cancel token, its latest progress and its listeners. The registry serves the global
+and per-task progress, interrupts, and the count of what is pending. Both belong to the event loop's thread.
+"""
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, TypeAlias
+
+from service.core.errors import BadRequest
+from service.core.jobs import CancelCause, CancelToken, GenerationRequest, Progress, Timings
+
+REMEMBERED: Final = 256
+"""Ended tasks that progress by id still knows."""
+
+
+class Phase(Enum):
+    """Where a task is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENCODING = "encoding"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The task waits; ``position`` requests stand before it, the one on the device included."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The task has the device."""
+
+
+TaskEvent: TypeAlias = Queued | Started | Progress
+"""What listeners are told; the end is not an event but the return (or the exception) of the backend."""
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """A request under way. ``kind`` is one of :data:`service.metrics.ENDPOINTS`; times are ``time.monotonic``."""
+
+    id: str
+    kind: str
+    request: GenerationRequest | None = None
+    """What is to be made; None for other work on the device (upscaling, loading a checkpoint)."""
+    token: CancelToken = field(default_factory=CancelToken)
+    session: str | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    arrived_wall: float = field(default_factory=time.time)
+    started: float | None = None
+    phase: Phase = Phase.QUEUED
+    position: int = 0
+    progress: Progress | None = None
+    preview_id: int = 0
+    shown: tuple[int, str, str] | None = None
+    """The last preview that was encoded for somebody who watches: its preview_id, media type and base64."""
+    cold_start: bool = False
+    """True for the first image that this process made."""
+    timings: Timings = field(default_factory=Timings)
+    outcome: str = ""
+    failure: BaseException | None = None
+    """Why it failed, where the response had begun and no exception could tell."""
+    _listeners: list[Callable[[TaskEvent], None]] = field(default_factory=list)
+
+    def listen(self, listener: Callable[[TaskEvent], None]) -> None:
+        """Tell ``listener`` every event from now on (in the event loop's thread)."""
+        self._listeners.append(listener)
+
+    def publish(self, event: TaskEvent) -> None:
+        """Record an event and pass it on."""
+        match event:
+            case Queued():
+                self.position = event.position
+            case Started():
+                self.phase, self.position, self.started = Phase.RUNNING, 0, time.monotonic()
+            case Progress():
+                if event.preview is None and self.progress is not None:
+                    kept = self.progress.preview
+                else:
+                    kept = event.preview
+                    self.preview_id += 1 if event.preview is not None else 0
+                self.progress = Progress(
+                    event.step, event.steps, event.image_index, event.job_no, event.job_count, event.stage,
+                    event.elapsed, kept,
+                )  # fmt: skip
+        for listener in self._listeners:
+            listener(event)
+
+
+class TaskRegistry:
+    """All tasks of this process: those under way, in order of arrival, and the last ended ones."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[str, Task] = OrderedDict()
+        self._ended: OrderedDict[str, Task] = OrderedDict()
+        self.last_steps = 0
+        """Sampler steps of the last task: A1111 goes on telling them when nothing runs."""
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(tuple(self._tasks.values()))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def open(self, kind: str, request: GenerationRequest | None, session: str | None = None) -> Task:
+        """A new task for ``request``; its id is the request's own, or a fresh one."""
+        task_id = (request and request.task_id) or f"task({kind}-{uuid.uuid4().hex[:15]})"
+        if task_id in self._tasks:
+            raise BadRequest(
+                f"A task with id {task_id!r} is already under way: choose another force_task_id."
+            )
+        self._ended.pop(task_id, None)
+        task = Task(task_id, kind, request, session=session)
+        self._tasks[task_id] = task
+        return task
+
+    def close(self, task: Task) -> None:
+        """The task has ended, one way or another."""
+        task.phase = Phase.DONE
+        self._tasks.pop(task.id, None)
+        if task.progress is not None:
+            self.last_steps = task.progress.steps
+        # What an ended task made is not kept: only that it ended.
+        task._listeners.clear()
+        task.progress = task.shown = None
+        self._ended[task.id] = task
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def running(self) -> Task | None:
+        """The task on the device, if any: the last that was started, as one before it may still be on its way out."""
+        running = [task for task in self._tasks.values() if task.phase is Phase.RUNNING]
+        return max(running, key=lambda task: task.started or 0.0, default=None)
+
+    def queued(self) -> list[Task]:
+        """Those that wait for the device, in order."""
+        return [task for task in self._tasks.values() if task.phase is Phase.QUEUED]
+
+    def find(self, task_id: str) -> Task | None:
+        """The task of that id: under way, or ended not long ago."""
+        return self._tasks.get(task_id) or self._ended.get(task_id)
+
+    def cancel_all(self, cause: CancelCause) -> None:
+        """Cancel everything under way."""
+        for task in self:
+            task.token.cancel(cause)

@@ -1,0 +1,1 @@
+"""One request on one model: passes, steps, and what bends them."""

@@ -1,0 +1,1 @@
+"""The models folder and what of it is in memory."""

@@ -1,0 +1,234 @@
+"""The models folder and what of it is in memory: checkpoints within a budget, and the files that go with them."""
+
+import gc
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import structlog
+
+from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
+from service.catalogue.files import left_out
+from service.catalogue.records import CheckpointInfo
+from service.catalogue.weights import read_header, weight_files
+from service.core.errors import ModelLoadError
+from service.core.jobs import CancelToken, Pixels
+from service.engine import memory
+from service.engine.device import GIB, Device
+from service.engine.families.model import Model
+from service.engine.shelves.embeddings import EmbeddingShelf
+from service.engine.shelves.loras import LoraShelf, Networks
+from service.engine.shelves.upscalers import UpscalerShelf
+from service.engine.shelves.vaes import VaeShelf
+from service.engine.weights import loading
+from service.engine.weights.single_file import PREFIXES, identify
+from service.prompt import NetworkTag
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FOLDERS: Final = ("checkpoints", "vae", "loras", "embeddings", "upscalers")
+"""Of ``SD_MODELS_DIR``."""
+
+
+class Loader(Protocol):
+    """Reads a checkpoint."""
+
+    def __call__(self, info: CheckpointInfo) -> Model:
+        """The model of ``info``. Raises ``ModelLoadError``."""
+
+
+class Library:
+    """All that a request may name. To be used in the engine's thread, but for the lists.
+
+    Checkpoints stay loaded up to ``SD_MODEL_MEMORY_GIB``; the least recently used one leaves first, and sooner
+    where the device would be too full for the next one. Those of the running request stay.
+    """
+
+    def __init__(
+        self,
+        default: Path,
+        settings: Settings,
+        device: Device,
+        load: Loader,
+        on_look_up: Callable[[bool], None] = lambda hit: None,
+    ) -> None:
+        """``on_look_up`` is told of each checkpoint that is asked for, whether it was in memory."""
+        self._settings = settings
+        self._on_look_up = on_look_up
+        self._device = device
+        self._load = load
+        self._loaded: OrderedDict[str, tuple[Model, Path]] = OrderedDict()
+        self._in_use: set[str] = set()
+        root = settings.models_dir
+        folders = {name: root / name if root else None for name in FOLDERS}
+        self.catalogue = CheckpointCatalogue(default, settings, _is_served)
+        self.vaes = VaeShelf(folders["vae"], channels_last=settings.channels_last)
+        self.loras = LoraShelf(folders["loras"])
+        self.embeddings = EmbeddingShelf(folders["embeddings"])
+        self.upscalers = UpscalerShelf(folders["upscalers"])
+
+    @property
+    def device(self) -> Device:
+        """Where everything runs."""
+        return self._device
+
+    @property
+    def loaded(self) -> list[CheckpointInfo]:
+        """The checkpoints in memory, the least recently used one first."""
+        return [model.info for model, _ in self._loaded.values()]
+
+    # --- checkpoints ---------------------------------------------------------------------------------
+
+    def get(self, name: str | None) -> Model:
+        """The checkpoint of that name (None: the default one), loaded. Raises ``UnknownName``, ``ModelLoadError``."""
+        info = self.catalogue.find(name) if name else self.catalogue.default
+        key = info.filename
+        self._in_use.add(key)
+        self._on_look_up(key in self._loaded)
+        if key in self._loaded:
+            self._loaded.move_to_end(key)
+            return self._loaded[key][0]
+        path = Path(key)
+        needed = self._weight_bytes(path)
+        self._make_room(needed)
+        memory.require_room(needed, self._device, info.title)
+        hashing = _hash_meanwhile(path)
+        model = self._load(info)
+        hashing.join()
+        model.info = self.catalogue.hashed(info)
+        self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
+        self._loaded[key] = model, hash_store(path)
+        return model
+
+    def _weight_bytes(self, path: Path) -> int:
+        if path.is_file():
+            return memory.weight_bytes([path], self._device.dtype, lambda name: name.startswith(PREFIXES))
+        parts = [path / part for part in loading.PARTS if (path / part).is_dir()]
+        files = [file for part in parts for file in loading.weights_of(part)]
+        return memory.weight_bytes(files, self._device.dtype)
+
+    def _make_room(self, needed: int) -> None:
+        """Let checkpoints go until ``needed`` bytes fit into the budget and onto the device, as far as that goes."""
+        budget = int(self._settings.model_memory_gib * GIB)
+        while idle := [key for key in self._loaded if key not in self._in_use]:
+            resident = sum(model.resident_bytes for model, _ in self._loaded.values())
+            if resident + needed <= budget and memory.has_room(needed, self._device):
+                return
+            self._drop(idle[0])
+
+    def _drop(self, key: str) -> None:
+        model, _ = self._loaded.pop(key)
+        log.info("checkpoint unloaded", model=model.info.title)
+        del model
+        gc.collect()
+        self._device.free_memory()
+
+    def unload(self) -> None:
+        """Give back the memory of everything; the next request loads what it needs."""
+        self._loaded.clear()
+        self.vaes.clear()
+        self.upscalers.clear()
+        gc.collect()
+        self._device.free_memory()
+
+    def refresh(self) -> None:
+        """Look at the models folder again. Loaded checkpoints whose files changed are dropped, others stay."""
+        self.catalogue.refresh()
+        for shelf in (self.vaes, self.loras, self.embeddings, self.upscalers):
+            shelf.refresh()
+        offered = {info.filename for info in self.catalogue.all()}
+        for key, (model, stamp) in list(self._loaded.items()):
+            if key not in offered or not _exists(key) or hash_store(Path(key)) != stamp:
+                self._drop(key)
+            else:
+                self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
+
+    def request(self, vae: str | None, upscale: "Upscale") -> "RequestModels":
+        """The library as one request sees it."""
+        self._in_use.clear()
+        return RequestModels(self, vae, upscale)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a file or folder among the checkpoints is one of a family that can be served, by its header."""
+    if path.name.endswith(".vae.safetensors"):  # A1111 lets a checkpoint's VAE lie beside it
+        return False
+    try:
+        if path.is_file():
+            identify(path, read_header(path)[0])
+    except ModelLoadError as error:
+        left_out(path, error.detail)
+        return False
+    return True
+
+
+def _hash_meanwhile(path: Path) -> threading.Thread:
+    """Hash a checkpoint while it is loaded: either takes seconds, of different cores."""
+
+    def work() -> None:
+        with suppress(OSError):  # whoever loads the file will say what is wrong with it
+            sha256_of(path)
+
+    thread = threading.Thread(target=work, name="hash", daemon=True)
+    thread.start()
+    return thread
+
+
+def _exists(path: str) -> bool:
+    return bool(weight_files(Path(path))) and all(file.exists() for file in weight_files(Path(path)))
+
+
+Upscale = Callable[[Pixels, str, int, int, CancelToken], Pixels]
+
+
+class RequestModels:
+    """The models of one request: each with the VAE and the networks that it asks for, until ``__exit__``."""
+
+    def __init__(self, library: Library, vae: str | None, upscale: Upscale) -> None:
+        self._library = library
+        self._vae = vae
+        self._upscale = upscale
+        self._stack = ExitStack()
+        self._tags: list[NetworkTag] = []
+        self._with_networks: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the networks off again, whatever happened."""
+        self._stack.close()
+
+    def get(self, name: str | None) -> Model:
+        """A checkpoint by name, None for the default one."""
+        model = self._library.vaes.put_in(self._library.get(name), self._vae, self._library.device)
+        if self._tags and model.info.filename not in self._with_networks:
+            # A second checkpoint (hires pass, refiner) gets what the first one has, where it fits.
+            self._with_networks.add(model.info.filename)
+            self._stack.enter_context(self._networks(model))
+        return model
+
+    def networks(self, model: Model, networks: list[NetworkTag]) -> Networks:
+        """The networks of the prompt, for the request's own checkpoint; the caller enters and leaves them."""
+        self._tags = networks
+        self._with_networks.add(model.info.filename)
+        return self._networks(model)
+
+    def _networks(self, model: Model) -> Networks:
+        room = memory.free_bytes(self._library.device) if self._tags else 0
+        return Networks(self._library.loras, model, self._tags, room or 0)
+
+    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        """Enlarge an image."""
+        return self._upscale(image, upscaler, width, height, token)
+
+    def embedding_hash(self, name: str) -> str:
+        """What the infotext tells of a textual inversion that a prompt used."""
+        return self._library.embeddings.hash_of(name)

@@ -1,0 +1,141 @@
+"""The LoRA networks in ``SD_MODELS_DIR/loras``, and those of a prompt put on a model for one generation."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import torch
+
+from service.catalogue.checkpoints import sha256_of
+from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
+from service.catalogue.records import LoraInfo
+from service.catalogue.weights import SUFFIX, read_header
+from service.core.errors import ModelLoadError
+from service.engine.families.model import Model
+from service.engine.weights.lora import Adapter, Scaled, WeightPatch
+from service.engine.weights.tensors import read_tensors
+from service.prompt import NetworkTag, lora_weights
+
+_KEPT: Final = 1024**3
+"""Bytes of networks that stay in main memory."""
+
+_HASH_DIGITS: Final = 12
+
+
+class LoraShelf:
+    """Networks by file stem, or by the alias that the trainer wrote into the file (``ss_output_name``)."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._infos: list[LoraInfo] = []
+        self._adapters: RecentlyUsed[Adapter] = RecentlyUsed(_KEPT)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folder again. Files that hold no network are left out, and the log says why."""
+        found: list[LoraInfo] = []
+        for path in weight_files_in(self._folder):
+            try:
+                entries, metadata = read_header(path)
+            except ModelLoadError as error:
+                left_out(path, error.detail)
+                continue
+            # Names alone tell: an adapter of shapes only.
+            shapes = Adapter.of(
+                (name, torch.empty(entry.shape, device="meta")) for name, entry in entries.items()
+            )
+            if not any(shapes.layers.values()):
+                left_out(path, "it holds no LoRA network")
+                continue
+            alias = str(metadata.get("ss_output_name", ""))
+            found.append(LoraInfo(path.stem, str(path), "" if alias == "None" else alias, metadata))
+        self._infos = found
+
+    def all(self) -> list[LoraInfo]:
+        """By path."""
+        return list(self._infos)
+
+    def find(self, name: str) -> LoraInfo | None:
+        """By name, then by alias, then by either in any case."""
+        asked = name.strip().removesuffix(SUFFIX)
+        for of in (lambda i: i.name, lambda i: i.alias):
+            for info in self._infos:
+                if asked and of(info) == asked:
+                    return info
+        return next(
+            (i for i in self._infos if asked.lower() in (i.name.lower(), i.alias.lower() or None)), None
+        )
+
+    def adapter(self, info: LoraInfo) -> Adapter:
+        """The network of ``info``, read where it is not in memory. Raises :class:`ModelLoadError`."""
+        path = Path(info.filename)
+        try:
+            key = identity(path)
+        except OSError:
+            raise ModelLoadError(f"The LoRA file {path.name} is gone: refresh the LoRAs.") from None
+
+        def read() -> Adapter:
+            return Adapter.of(read_tensors(path, torch.float32, torch.device("cpu")))
+
+        return self._adapters.get(key, read, lambda adapter: adapter.size)
+
+    def hash_of(self, info: LoraInfo) -> str:
+        """Twelve digits, as A1111 and Civitai show them: SHA-256 of the tensors without the file's header."""
+        stated = str(info.metadata.get("sshs_model_hash", ""))
+        return (stated or sha256_of(Path(info.filename), skip_header=True))[:_HASH_DIGITS]
+
+
+class Networks:
+    """The networks that ``tags`` ask for, on ``model`` from ``__enter__`` to ``__exit__``.
+
+    ``comments`` are for the client; ``extra`` goes into the infotext ("Lora hashes"). ``room``: free bytes on the
+    model's device.
+    """
+
+    def __init__(self, shelf: LoraShelf, model: Model, tags: Sequence[NetworkTag], room: int = 0) -> None:
+        self.comments: list[str] = []
+        self.extra: dict[str, str] = {}
+        self._model = model
+        self._key: Hashable = model.conditioner.key
+        self._names: list[str] = []
+        scaled: list[Scaled] = []
+        self._encoder_key: list[tuple[str, float, int | None]] = []
+        hashes: dict[str, str] = {}
+        missing: list[str] = []
+        for tag in tags:
+            wanted = lora_weights(tag)
+            info = shelf.find(tag.name) if tag.kind in ("lora", "lyco") else None
+            if info is None:
+                missing.append(tag.name)
+                continue
+            scaled.append(Scaled(shelf.adapter(info), wanted.text_encoder, wanted.unet, wanted.dyn_dim))
+            self._encoder_key.append((identity(Path(info.filename)), wanted.text_encoder, wanted.dyn_dim))
+            self._names.append(info.name)
+            hashes[info.name] = shelf.hash_of(info)
+        if missing:
+            self.comments.append(f"Networks not found: {', '.join(dict.fromkeys(missing))}")
+        if hashes:
+            self.extra["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in hashes.items())
+        self._layers = [len(network.adapter.layers) for network in scaled]
+        self._patch = WeightPatch(model, scaled, room)
+
+    def __enter__(self) -> Self:
+        """Put them on; the prompts' cached encodings are told apart by the networks on the text encoders."""
+        if self._names:
+            self._patch.apply()
+            self._model.conditioner.key = (self._key, tuple(self._encoder_key))
+            for name, unmatched, layers in zip(self._names, self._patch.unmatched, self._layers, strict=True):
+                if len(unmatched) == layers:
+                    self.comments.append(
+                        f"LoRA {name} changes nothing: none of its layers fits this checkpoint, it was made for "
+                        "another family."
+                    )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take them off, whatever happened."""
+        self._model.conditioner.key = self._key
+        self._patch.restore()

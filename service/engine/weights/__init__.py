@@ -1,0 +1,1 @@
+"""From files to networks: readers of checkpoints, adapters and their layouts."""

@@ -1,0 +1,236 @@
+"""Checkpoints in one ``.safetensors`` file, in the layout of latent diffusion: SD 1.x, 2.x, SDXL and its refiner.
+
+Nothing is fetched: the architectures are in ``configs``, the tokenizer's vocabulary in ``clip_vocabulary``, and what
+the file is follows from the names and shapes of its tensors.
+
+SD 2.x was published in two kinds that have the same tensors: "base" predicts the noise, "768-v" the velocity. Which
+one it is, is read from a configuration beside the file (``<name>.yaml``, A1111's way), the file's own metadata
+(``modelspec.prediction_type``) or its marker tensor ``v_pred``; and if all are silent, from what the UNet does (see
+:func:`predicts_noise`). Other families predict the noise unless one of the three says otherwise.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from service.catalogue.records import CheckpointInfo
+from service.catalogue.weights import TensorEntry, read_header
+from service.core.errors import ModelLoadError
+from service.engine.conditioning import EncodingCache
+from service.engine.device import Device
+from service.engine.families.model import Model, Prediction
+from service.engine.weights import ldm, loading
+from service.engine.weights.clip_vocabulary import END, clip_tokenizer
+from service.engine.weights.tensors import fill, read_tensors
+
+UNET: Final = "model.diffusion_model."
+VAE: Final = "first_stage_model."
+_CLIP_SD1: Final = "cond_stage_model.transformer."
+_OPEN_CLIP_SD2: Final = "cond_stage_model.model."
+_CLIP_XL: Final = "conditioner.embedders.0.transformer."
+_OPEN_CLIP_XL: Final = "conditioner.embedders.1.model."
+_OPEN_CLIP_REFINER: Final = "conditioner.embedders.0.model."
+PREFIXES: Final = (UNET, VAE, "cond_stage_model.", "conditioner.")
+"""What of a file is read; the rest (EMA copies, training state) stays on the disk."""
+
+_FIRST: Final = f"{UNET}input_blocks.0.0.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a file holds: its family (a file of ``configs``), the UNet's input channels, and its text encoders.
+
+    ``encoders`` maps a part to the prefix of its tensors and whether they are OpenCLIP's.
+    """
+
+    family: str
+    in_channels: int
+    encoders: Mapping[str, tuple[str, bool]]
+
+
+_LAYOUTS: Final[tuple[tuple[str, Mapping[str, tuple[str, bool]]], ...]] = (
+    ("sdxl", {"text_encoder": (_CLIP_XL, False), "text_encoder_2": (_OPEN_CLIP_XL, True)}),
+    ("sdxl_refiner", {"text_encoder_2": (_OPEN_CLIP_REFINER, True)}),
+    ("sd2", {"text_encoder": (_OPEN_CLIP_SD2, True)}),
+    ("sd1", {"text_encoder": (_CLIP_SD1, False)}),
+)
+
+_OTHERS: Final = (
+    (r"(^|\.)joint_blocks\.", "Stable Diffusion 3"),
+    (r"(^|\.)double_blocks\.", "Flux"),
+    (
+        r"\.(lora_down|lora_up|lora_A|lora_B|hada_w1_a|lokr_w1)(\.|$)|lora_linear_layer",
+        "a LoRA network (loras/)",
+    ),
+    (r"^(string_to_param|emb_params$|clip_g$)", "a textual inversion (embeddings/)"),
+    (r"(^|\.)(zero_convs|input_hint_block|controlnet_cond_embedding|controlnet_blocks)\.", "a ControlNet"),
+    (r"motion_modules\.", "a motion module"),
+    (r"^(model\.1\.sub\.|conv_first\.|body\.0\.)", "an upscaler (upscalers/)"),
+    (r"(^|\.)(layers|blocks|transformer_blocks)\.\d+\.", "a diffusion transformer"),
+    (r"^(first_stage_model\.|vae\.)?decoder\.(up|mid|up_blocks|mid_block)\b", "a VAE alone (vae/)"),
+    (r"^(down_blocks|up_blocks)\.", "one part of a diffusers folder"),
+    (r"text_model\.|transformer\.resblocks\.", "a text encoder alone"),
+)
+"""What a file seems to be that is no checkpoint of ours; the first that matches."""
+
+
+def load_file(path: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> Model:
+    """The checkpoint in the file ``path``. Raises :class:`ModelLoadError`."""
+    entries, metadata = read_header(path)
+    layout = identify(path, entries)
+    config = configuration(layout.family)
+    config["unet"]["in_channels"] = layout.in_channels
+    said = stated_prediction(path, entries, metadata)
+    config["scheduler"]["prediction_type"] = said or "epsilon"
+    config["scheduler"]["rescale_betas_zero_snr"] = "ztsnr" in entries
+    model = load(path, info, device, cache, layout, config)
+    if said is None and layout.family == "sd2":
+        model.prediction = "epsilon" if predicts_noise(model) else "v_prediction"
+    if layout.family == "sd2" and model.prediction == "v_prediction":
+        model.unet.register_to_config(sample_size=96)  # trained at 768 pixels
+    return model
+
+
+def load(
+    path: Path,
+    info: CheckpointInfo,
+    device: Device,
+    cache: EncodingCache,
+    layout: Layout,
+    config: Mapping[str, Any],
+) -> Model:
+    """The checkpoint in ``path`` with the given layout and configuration."""
+
+    def tensors(prefix: str) -> Iterator[tuple[str, Tensor]]:
+        return read_tensors(
+            path, device.dtype, device.torch_device, lambda name: name.startswith(prefix),
+            memory_format=device.memory_format,
+        )  # fmt: skip
+
+    modules: dict[str, nn.Module] = {}
+    for part, class_name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+        prefix = UNET if part == "unet" else VAE
+        modules[part] = loading.build(part, class_name, dict(config[part]))
+        fill(modules[part], ldm.renamed(tensors(prefix), prefix, modules[part]), f"{part} in {path.name}")
+    for part, (prefix, is_open_clip) in layout.encoders.items():
+        pools = part == "text_encoder_2"
+        class_name = "CLIPTextModelWithProjection" if pools else "CLIPTextModel"
+        module = loading.build(part, class_name, dict(config[part]))
+        if is_open_clip:
+            layers = int(config[part]["num_hidden_layers"])
+            renamed = ldm.renamed_open_clip(tensors(prefix), prefix, layers)
+        else:
+            renamed = ldm.renamed_clip(tensors(prefix), prefix)
+        # SD 2.x carries a projection that nothing reads.
+        fill(
+            module,
+            (t for t in renamed if pools or t[0] != "text_projection.weight"),
+            f"{part} in {path.name}",
+        )
+        modules[part] = module
+    tokenizers = {
+        part.replace("text_encoder", "tokenizer"): clip_tokenizer("!" if is_open_clip else END)
+        for part, (_, is_open_clip) in layout.encoders.items()
+    }
+    return loading.assemble(
+        modules, tokenizers, dict(config["scheduler"]), info, device, cache,
+        takes_aesthetic_score=layout.family == "sdxl_refiner",
+    )  # fmt: skip
+
+
+def identify(path: Path, entries: Mapping[str, TensorEntry]) -> Layout:
+    """What kind of checkpoint a file is. Raises :class:`ModelLoadError` that says what it seems to be instead."""
+    if _FIRST not in entries:
+        raise ModelLoadError(_is_other(path, entries))
+    if "edm_mean" in entries:
+        raise ModelLoadError(
+            f"{path.name} was trained in the EDM formulation (Playground 2.5), which is not supported: choose "
+            "another checkpoint."
+        )
+    shape = entries[_FIRST].shape
+    channels = shape[1] if len(shape) == 4 else 0
+    if channels not in (4, 9):
+        kind = {8: "InstructPix2Pix", 7: "the x4 upscaler", 5: "a depth-to-image model"}.get(
+            channels, "an unknown one"
+        )
+        raise ModelLoadError(
+            f"The UNet of {path.name} takes {channels} channels ({kind}): only 4 (ordinary) and 9 (inpainting) are "
+            "supported."
+        )
+    has = {prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in entries)}
+    if VAE not in has:
+        raise ModelLoadError(
+            f"{path.name} has no VAE (no tensor begins with {VAE!r}): use a complete checkpoint."
+        )
+    for family, encoders in _LAYOUTS:
+        if all(any(name.startswith(prefix) for name in entries) for prefix, _ in encoders.values()):
+            return Layout(family, channels, encoders)
+    raise ModelLoadError(
+        f"{path.name} has a UNet but no text encoder of Stable Diffusion 1.x, 2.x or XL: use a complete checkpoint."
+    )
+
+
+def _is_other(path: Path, entries: Mapping[str, TensorEntry]) -> str:
+    for pattern, what in _OTHERS:
+        if any(re.search(pattern, name) for name in entries):
+            return (
+                f"{path.name} seems to be {what}, not a checkpoint: only {loading.PIPELINES} can be served, as a file "
+                "with UNet, VAE and text encoder."
+            )
+    first = next(iter(entries), "none")
+    return (
+        f"{path.name} is no checkpoint of {loading.PIPELINES}: it has no UNet ({_FIRST!r} is missing among its "
+        f"{len(entries)} tensors, the first of which is {first!r})."
+    )
+
+
+def configuration(family: str) -> dict[str, Any]:
+    """The architecture of ``family``, to be changed at will."""
+    return loading.read_json(Path(__file__).parent / "configs" / f"{family}.json")
+
+
+def stated_prediction(
+    path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]
+) -> Prediction | None:
+    """What the UNet predicts, if anything says so: ``<name>.yaml`` beside the file, its metadata, its tensors."""
+    sidecar = path.with_suffix(".yaml")
+    if sidecar.is_file():
+        text = sidecar.read_text(errors="replace")
+        found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
+        return "v_prediction" if found and found[1].startswith("v") else "epsilon"
+    if "v_pred" in entries:
+        return "v_prediction"
+    said = str(metadata.get("modelspec.prediction_type", "")).lower()
+    if said.startswith("v"):
+        return "v_prediction"
+    return "epsilon" if said.startswith("eps") else None
+
+
+def predicts_noise(model: Model) -> bool:
+    """True if the UNet answers pure noise with that noise, False if with a velocity.
+
+    At the last timestep its input is noise but for a few percent, so that a model trained to predict the noise
+    returns what it was given; a velocity is there the negative of the image, which has nothing to do with it.
+    """
+    parameter = next(model.unet.parameters())
+    generator = torch.Generator().manual_seed(0)
+    side = 32
+    noise = torch.randn(1, model.latent_channels, side, side, generator=generator)
+    rows = torch.zeros(1, int(model.unet.config.in_channels), side, side)
+    rows[:, : model.latent_channels] = noise
+    states = torch.zeros(1, 77, int(model.unet.config.cross_attention_dim))
+    with torch.inference_mode():
+        out = model.unet(
+            rows.to(parameter),
+            torch.tensor(len(model.sigmas) - 1, device=parameter.device),
+            encoder_hidden_states=states.to(parameter),
+            return_dict=False,
+        )[0]
+    answer = out.float().cpu().flatten()
+    # How much of the noise is in the answer: 1 for a predicted noise, 0.07 for a velocity.
+    return float(answer @ noise.flatten() / noise.flatten().square().sum()) > 0.5

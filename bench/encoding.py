@@ -20,7 +20,8 @@ import orjson
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.imaging.respond import encode_all
 
 

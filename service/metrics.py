@@ -14,7 +14,8 @@ from prometheus_client import disable_created_metrics as _disable_created
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.core.jobs import CANCEL_CAUSES, Stage, Timings
+from service.core.cancel import CANCEL_CAUSES
+from service.core.events import Stage, Timings
 
 LATENCY_BUCKETS: Final = (
     0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600,

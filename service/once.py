@@ -10,8 +10,9 @@ from rich.progress import Progress as Bar
 from service.api.sdapi import translate
 from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import Txt2ImgBody
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest
-from service.core.jobs import CancelToken, Progress
+from service.core.events import Progress
 from service.imaging import formats, infotext
 from service.settings import Settings
 

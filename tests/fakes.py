@@ -16,8 +16,11 @@ from service.catalogue.records import (
     VaeInfo,
 )
 from service.catalogue.upscalers import BUILT_IN
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, UnknownName
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, Progress, ProgressSink
+from service.core.events import Progress, ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 
 CHECKPOINT = CheckpointInfo(
     "fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54

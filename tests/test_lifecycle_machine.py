@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.backends.local import LocalBackend
+from service.core.cancel import CancelToken
 from service.core.errors import ModelError, OutOfMemory, ServiceError
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, ProgressSink
+from service.core.events import ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
 from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory
-from service.core.jobs import GenerationRequest
+from service.core.generation import GenerationRequest
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, post_raw, serve
 

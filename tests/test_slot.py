@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from service.core.cancel import CancelToken
 from service.core.errors import Cancelled, DeadlineExceeded, QueueFull
-from service.core.jobs import CancelToken
 from service.core.slot import Slot
 
 

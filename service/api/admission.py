@@ -23,7 +23,7 @@ from service.core.errors import (
     QueueFull,
     ServiceError,
 )
-from service.core.jobs import GenerationRequest
+from service.core.generation import GenerationRequest
 from service.core.tasks import Task
 
 log = structlog.get_logger(__name__)

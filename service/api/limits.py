@@ -1,7 +1,7 @@
 """The limits of a request for images, checked before the device is touched; shared by all dialects."""
 
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest
+from service.core.generation import GenerationRequest
 from service.settings import Settings
 
 MIN_SIDE = 64

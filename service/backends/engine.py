@@ -11,7 +11,10 @@ from service.catalogue.records import (
     UpscalerInfo,
     VaeInfo,
 )
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+from service.core.cancel import CancelToken
+from service.core.events import ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 
 
 class Engine(Protocol):

@@ -11,10 +11,11 @@ import structlog
 
 from service.backends.engine import Engine
 from service.core.errors import DeviceLost, ModelLoadError, ServiceError
-from service.core.jobs import GenerationRequest, GenerationResult, Progress
+from service.core.events import Progress, Queued, Started
+from service.core.generation import GenerationRequest, GenerationResult
 from service.core.lifecycle import Lifecycle, State
 from service.core.slot import Place, Slot
-from service.core.tasks import Queued, Started, Task
+from service.core.tasks import Task
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)

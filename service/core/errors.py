@@ -124,7 +124,7 @@ class QueueFull(Refused):
 class Cancelled(ServiceError):
     """The request was cancelled: by an interrupt, by its client going away, or by a second SIGTERM.
 
-    ``cause`` is one of :data:`service.core.jobs.CANCEL_CAUSES`.
+    ``cause`` is one of :data:`service.core.cancel.CANCEL_CAUSES`.
     """
 
     status = 499

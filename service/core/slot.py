@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from service.core.cancel import CancelToken
 from service.core.errors import QueueFull
-from service.core.jobs import CancelToken
 
 
 class Place:

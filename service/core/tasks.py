@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
+from service.core.cancel import CancelCause, CancelToken
 from service.core.errors import BadRequest
-from service.core.jobs import CancelCause, CancelToken, GenerationRequest, Progress, Timings
+from service.core.events import Progress, Queued, Started, TaskEvent, Timings
+from service.core.generation import GenerationRequest
 
 REMEMBERED: Final = 256
 """Ended tasks that progress by id still knows."""
@@ -26,22 +28,6 @@ class Phase(Enum):
     RUNNING = "running"
     ENCODING = "encoding"
     DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """The task waits; ``position`` requests stand before it, the one on the device included."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The task has the device."""
-
-
-TaskEvent: TypeAlias = Queued | Started | Progress
-"""What listeners are told; the end is not an event but the return (or the exception) of the backend."""
 
 
 @dataclass(eq=False, slots=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from service.core.errors import ModelLoadError
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.engine.device import Device
 
 MOST_TOKENS = 48

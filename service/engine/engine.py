@@ -20,8 +20,11 @@ from service.catalogue.records import (
     UpscalerInfo,
     VaeInfo,
 )
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels, ProgressSink
+from service.core.events import ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.engine import attention, device
 from service.engine.captioner import Captioner
 from service.engine.conditioning import EncodingCache

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, leaky_relu, pixel_unshuffle
 
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.engine.weights.tensors import fill, read_tensors, without_memory
 
 TILE: Final = 256

@@ -18,7 +18,7 @@ import pybase64
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from service.core.errors import BadImage
-from service.core.jobs import Mask, Pixels
+from service.core.pixels import Mask, Pixels
 from service.imaging.structure import check_structure, is_sound_tiff
 
 READABLE: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

@@ -11,7 +11,7 @@ import pybase64
 from PIL import Image
 
 from service.core.errors import BadRequest
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging.png import encode_png
 
 Format: TypeAlias = Literal["png", "jpg", "jpeg", "webp"]

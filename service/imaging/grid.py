@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from service.core.errors import BadRequest
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 
 ACTIVE: Final = "#000000"
 INACTIVE: Final = "#999999"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.core.jobs import GenerationResult
+from service.core.generation import GenerationResult
 
 NEGATIVE: Final = "Negative prompt:"
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from service.core.errors import BadImage, BadRequest
-from service.core.jobs import Mask, Pixels
+from service.core.pixels import Mask, Pixels
 from service.imaging import masks, resize
 from service.imaging.masks import Box
 from service.imaging.resize import Upscale

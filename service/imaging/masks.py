@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import BadRequest
-from service.core.jobs import Mask, Pixels
+from service.core.pixels import Mask, Pixels
 
 LARGEST_BLUR: Final = 512
 

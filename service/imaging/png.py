@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 
 try:
     import fpng

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging.formats import MEDIA_TYPES, encode, encode_base64
 from service.imaging.resize import BILINEAR, stretch
 

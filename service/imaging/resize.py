@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from service.core.errors import BadRequest, UnknownName
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 

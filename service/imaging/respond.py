@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from service.core.jobs import GenerationResult
+from service.core.generation import GenerationResult
 from service.imaging.formats import Encoding, encode, encode_base64
 from service.imaging.infotext import DEFAULT_OPTIONS, InfotextOptions, compose
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from service.catalogue.samplers import SAMPLERS
-from service.core.jobs import CancelToken, GenerationRequest, InitImage, Pixels
+from service.core.cancel import CancelToken
+from service.core.generation import GenerationRequest, InitImage
+from service.core.pixels import Pixels
 from service.engine.engine import DiffusersEngine
 from service.settings import Settings
 from tests.demo_model.thumbnails import Thumbnails

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.catalogue.weights import read_header
+from service.core.cancel import CancelToken
 from service.core.errors import Cancelled, ModelLoadError, UnknownName
-from service.core.jobs import CancelToken, Pixels
+from service.core.pixels import Pixels
 from service.engine import esrgan
 from service.engine.esrgan import RRDBNet, SRVGGNet
 from service.engine.shelves.upscalers import UpscalerShelf

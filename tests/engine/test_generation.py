@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from service.catalogue.samplers import SAMPLERS, SCHEDULERS
+from service.core.cancel import CancelToken
 from service.core.errors import Cancelled, OutOfMemory, UnknownName
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, InitImage, Progress
+from service.core.events import Progress
+from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
 from service.engine.engine import DiffusersEngine
 from service.settings import Settings
 

@@ -12,8 +12,10 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, HiresFix, Progress
+from service.core.events import Progress
+from service.core.generation import GenerationRequest, GenerationResult, HiresFix
 from service.engine.engine import DiffusersEngine
 from service.engine.esrgan import RRDBNet
 from service.engine.weights import single_file

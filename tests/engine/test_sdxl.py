@@ -11,7 +11,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, InitImage
+from service.core.cancel import CancelToken
+from service.core.generation import GenerationRequest, GenerationResult, InitImage
 from service.engine.engine import DiffusersEngine
 from service.engine.generation.noise import NoiseSource
 from service.engine.weights import single_file

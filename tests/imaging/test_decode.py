@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from service.core.errors import BadImage
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging.decode import (
     READABLE,
     decode_base64,

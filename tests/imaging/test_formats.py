@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.imaging.decode import open_image, to_pixels, to_rgb
 from service.imaging.formats import FORMATS, Encoding, encode, encode_base64, parse_format
 from service.imaging.infotext import compose

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.core.errors import BadRequest
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging.decode import decode_image, to_rgb
 from service.imaging.formats import encode_base64
 from service.imaging.grid import Caption, annotate, make_grid, matrix_captions, rows_of

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.jobs import GenerationRequest, GenerationResult, HiresFix, InitImage
+from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
 from service.imaging.infotext import DEFAULTS, InfotextOptions, compose, parse, quote
 
 BLANK = np.zeros((8, 8, 3), np.uint8)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.core.errors import BadImage, BadRequest
-from service.core.jobs import Mask, Pixels
+from service.core.pixels import Mask, Pixels
 from service.imaging import resize
 from service.imaging.inpaint import BLANK_MASK, CONTENTS, Inpainting, mix, plan
 from service.imaging.masks import blur

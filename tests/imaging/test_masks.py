@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter1d
 
 from service.core.errors import BadRequest
-from service.core.jobs import Mask, Pixels
+from service.core.pixels import Mask, Pixels
 from service.imaging.masks import LARGEST_BLUR, Box, blur, bounds, fill, invert
 
 MASKS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))

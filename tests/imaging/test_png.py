@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging import png
 from service.imaging.png import SIGNATURE, encode_png
 

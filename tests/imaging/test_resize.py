@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.core.errors import BadRequest, UnknownName
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging import resize
 from service.imaging.resize import fit, inner_size, stretch, upscale_by_name
 

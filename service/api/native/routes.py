@@ -28,8 +28,9 @@ from service.api.sdapi.schemas import Txt2ImgBody
 from service.api.sdapi.settle import check_names, settle
 from service.context import Context, get_context
 from service.core.errors import Cancelled, ServiceError
-from service.core.jobs import GenerationRequest, Progress
-from service.core.tasks import Phase, Queued, Started, Task, TaskEvent
+from service.core.events import Progress, Queued, Started, TaskEvent
+from service.core.generation import GenerationRequest
+from service.core.tasks import Phase, Task
 from service.imaging.preview import make_preview
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, Final, get_args
 
 from service.core.errors import BadRequest
-from service.core.jobs import UniPCSpacing, UniPCVariant
+from service.core.generation import UniPCSpacing, UniPCVariant
 
 DEFAULTS: Final[Mapping[str, Any]] = json.loads(
     resources.files(__package__).joinpath("options.json").read_text()

@@ -19,7 +19,8 @@ from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
 from service.catalogue.samplers import SAMPLERS
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels, SamplingShape
+from service.core.generation import GenerationRequest, GenerationResult, SamplingShape
+from service.core.pixels import Pixels
 from service.imaging import formats, infotext
 from service.imaging.formats import Encoding, encode_base64
 from service.imaging.grid import make_grid, rows_of

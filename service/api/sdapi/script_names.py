@@ -9,7 +9,7 @@ from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Series
 from service.backends.engine import Engine
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest
+from service.core.generation import GenerationRequest
 from service.settings import Settings
 
 

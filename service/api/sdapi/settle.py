@@ -14,7 +14,7 @@ from service.backends.engine import Engine
 from service.catalogue.upscalers import LATENT_MODES
 from service.context import Context
 from service.core.errors import UnknownName
-from service.core.jobs import GenerationRequest
+from service.core.generation import GenerationRequest
 
 Body = TypeVar("Body", bound=GenerationBody)
 

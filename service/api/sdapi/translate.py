@@ -11,7 +11,7 @@ from service.api.sdapi.styles import StyleBook
 from service.catalogue import samplers
 from service.catalogue.samplers import Sampler
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
+from service.core.generation import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
 from service.prompt import strip_comments
 from service.settings import Settings
 

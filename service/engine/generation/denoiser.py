@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.core.jobs import CancelToken
+from service.core.cancel import CancelToken
 from service.engine.conditioning import Conditioning, StepConditioning
 from service.engine.families.model import Model
 from service.engine.samplers.schedules import sigma_to_timestep

@@ -14,17 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from service.catalogue import samplers as names
+from service.core.cancel import CancelToken
 from service.core.errors import Cancelled
-from service.core.jobs import (
-    CancelToken,
-    GenerationRequest,
-    GenerationResult,
-    Pixels,
-    Progress,
-    ProgressSink,
-    Timings,
-)
-from service.core.jobs import Stage as StageName
+from service.core.events import Progress, ProgressSink, Timings
+from service.core.events import Stage as StageName
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.engine.conditioning import Conditioning
 from service.engine.families.model import Model
 from service.engine.generation import latents

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from service.core.jobs import GenerationRequest, InitImage, Mask
+from service.core.generation import GenerationRequest, InitImage
+from service.core.pixels import Mask
 from service.engine.families.model import Model
 from service.engine.generation import latents
 from service.engine.generation.denoiser import Kept

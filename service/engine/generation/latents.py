@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.engine.families.model import Model
 
 PREVIEW_SIDE: Final = 128

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from service.catalogue.upscalers import BUILT_IN, LATENT_MODES
 from service.core.errors import UnknownName
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 
 _INTERPOLATION: Final[Mapping[str, dict[str, Any]]] = MappingProxyType(
     {

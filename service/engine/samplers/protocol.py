@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from service.core.jobs import UniPCVariant
+from service.core.generation import UniPCVariant
 
 BrownianNoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(sigma, sigma_next) -> noise`` of unit variance, shaped like the latent."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.catalogue.samplers import Sampler, Scheduler, effective_scheduler
 from service.core.errors import UnknownName
-from service.core.jobs import UniPCSpacing
+from service.core.generation import UniPCSpacing
 
 LCM_TIMESTEPS: Final = 50
 """Latent consistency models are distilled on every 20th of the 1000 timesteps: 19, 39 … 999."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from service.core.jobs import UniPCVariant
+from service.core.generation import UniPCVariant
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
 from service.engine.samplers.steps import to_variance_preserving
 

@@ -15,8 +15,9 @@ from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha25
 from service.catalogue.files import left_out
 from service.catalogue.records import CheckpointInfo
 from service.catalogue.weights import read_header, weight_files
+from service.core.cancel import CancelToken
 from service.core.errors import ModelLoadError
-from service.core.jobs import CancelToken, Pixels
+from service.core.pixels import Pixels
 from service.engine import memory
 from service.engine.device import GIB, Device
 from service.engine.families.model import Model

@@ -22,8 +22,9 @@ from service.api.sdapi.settle import check_upscaler, session_of
 from service.api.url_images import inline
 from service.backends.engine import Engine
 from service.context import Context, get_context
+from service.core.cancel import CancelToken
 from service.core.errors import BadImage, BadRequest
-from service.core.jobs import CancelToken, Pixels
+from service.core.pixels import Pixels
 from service.core.tasks import Phase, Task
 from service.imaging import decode, formats
 from service.imaging.metadata import Metadata, read_metadata

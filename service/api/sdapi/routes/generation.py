@@ -17,7 +17,8 @@ from service.api.sdapi.scripts.series import Composed, Series
 from service.api.sdapi.settle import Body, Settled, check_names, keep_overrides, settle
 from service.context import Context, get_context
 from service.core.errors import Cancelled
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.core.tasks import Phase, Task
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])

@@ -20,7 +20,7 @@ from service.api.sdapi.styles import StyleBook
 from service.api.url_images import inline, without_urls
 from service.context import Context, get_context
 from service.core.errors import BadRequest, NotFound
-from service.core.jobs import GenerationRequest, InitImage
+from service.core.generation import GenerationRequest, InitImage
 from service.imaging import decode, inpaint, resize
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ from service.api.sdapi.fields import Lenient, Str
 from service.api.url_images import inline
 from service.context import Context, get_context
 from service.core.errors import BadRequest, NotFound
-from service.core.jobs import Pixels
+from service.core.pixels import Pixels
 from service.imaging import decode, infotext
 from service.imaging.metadata import Metadata, read_metadata
 

@@ -7,7 +7,8 @@ from typing import Final
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series, with_prompts
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.imaging.grid import annotate, make_grid, matrix_captions
 
 NAME: Final = "prompt matrix"

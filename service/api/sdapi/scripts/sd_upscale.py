@@ -10,8 +10,10 @@ import numpy.typing as npt
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series
 from service.backends.engine import Engine
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.settings import Settings
 
 NAME: Final = "sd upscale"

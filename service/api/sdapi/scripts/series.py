@@ -6,8 +6,10 @@ from typing import Any
 
 from service.api.limits import check
 from service.backends.engine import Engine
+from service.core.cancel import CancelToken
 from service.core.errors import BadRequest
-from service.core.jobs import CancelToken, GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.settings import Settings
 
 

@@ -13,7 +13,8 @@ from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, Series, with_prompts
 from service.catalogue import samplers
 from service.core.errors import BadRequest
-from service.core.jobs import GenerationRequest, GenerationResult, Pixels
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
 from service.imaging.grid import Caption, annotate, make_grid
 
 NAME: Final = "x/y/z plot"

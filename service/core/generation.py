@@ -1,106 +1,11 @@
-"""The nouns that every layer shares: what is asked, how far it is, what came out, and how to stop it.
+"""One generation: what is asked of the engine, and what came out. Frozen data; nothing here knows HTTP or torch."""
 
-Nothing here knows HTTP or torch. Pixels are NumPy arrays of shape (height, width, 3), uint8, RGB.
-"""
-
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from service.core.errors import Cancelled, DeadlineExceeded
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""RGB, shape (height, width, 3)."""
-
-Mask: TypeAlias = npt.NDArray[np.uint8]
-"""One channel, shape (height, width); 255 = repaint, 0 = keep."""
-
-Stage: TypeAlias = Literal[
-    "queue", "text_encoding", "image_encoding", "denoising", "decode", "upscale", "encoding"
-]
-
-CANCEL_CAUSES: Final = ("disconnect", "interrupt", "deadline", "shutdown", "slow_client")
-CancelCause: TypeAlias = Literal["disconnect", "interrupt", "deadline", "shutdown", "slow_client"]
-
-
-class CancelToken:
-    """Says once, from any thread, that one request is no longer wanted.
-
-    The first cause wins. A token belongs to one request and is never reused, so that a cancelled request
-    cannot touch the next one.
-    """
-
-    __slots__ = ("_callbacks", "_cause", "_lock", "_skips")
-
-    def __init__(self) -> None:
-        self._cause: CancelCause | None = None
-        self._skips = 0
-        self._callbacks: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
-
-    def cancel(self, cause: CancelCause) -> bool:
-        """Cancel with ``cause``; True for the call that did it, False if the token was cancelled before."""
-        with self._lock:
-            if self._cause is not None:
-                return False
-            self._cause = cause
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-        return True
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` (in the cancelling thread) when the token is cancelled, at once if it already is."""
-        with self._lock:
-            if self._cause is None:
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def skip(self) -> None:
-        """Ask the engine to leave the running batch half-done and go on with the next one (A1111's skip)."""
-        self._skips += 1
-
-    @property
-    def skips(self) -> int:
-        """How often :meth:`skip` was called; the engine compares it with what it saw before."""
-        return self._skips
-
-    @property
-    def cause(self) -> CancelCause | None:
-        """Why the request was cancelled, or None while it is wanted."""
-        return self._cause
-
-    @property
-    def cancelled(self) -> bool:
-        """True once anybody cancelled."""
-        return self._cause is not None
-
-    def error(self) -> Cancelled | DeadlineExceeded:
-        """The error that answers a request cancelled by this token."""
-        match self._cause:
-            case "deadline":
-                return DeadlineExceeded(
-                    "The request took longer than SD_REQUEST_TIMEOUT allows, counted from its arrival: "
-                    "ask for fewer steps or a smaller image, or raise the limit.",
-                    retry_after=10,
-                )
-            case "interrupt":
-                return Cancelled("The request was interrupted.", cause="interrupt")
-            case "shutdown":
-                return Cancelled("The server was told to stop before the image was done.", cause="shutdown")
-            case cause:
-                return Cancelled("The client went away.", cause=cause or "disconnect")
-
-    def raise_if_cancelled(self) -> None:
-        """Raise :class:`Cancelled` or :class:`DeadlineExceeded` if the token was cancelled."""
-        if self._cause is not None:
-            raise self.error()
-
+from service.core.events import Timings
+from service.core.pixels import Mask, Pixels
 
 UniPCVariant: TypeAlias = Literal["bh1", "bh2", "vary_coeff"]
 UniPCSpacing: TypeAlias = Literal["time_uniform", "time_quadratic", "logSNR"]
@@ -235,50 +140,6 @@ class GenerationRequest:
     def subseed_of(self, index: int) -> int:
         """The variation seed of image ``index``."""
         return self.subseed + index
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a running request is. ``step`` counts sampler steps done in the current batch and pass."""
-
-    step: int
-    steps: int
-    image_index: int
-    """Index of the first image of the running batch."""
-    job_no: int
-    """Finished passes (a batch has one, with hires fix two)."""
-    job_count: int
-    stage: Stage
-    elapsed: float
-    """Seconds since the device was taken."""
-    preview: Pixels | None = None
-
-    @property
-    def fraction(self) -> float:
-        """0..1 over all passes."""
-        within = self.step / self.steps if self.steps else 0.0
-        return min(1.0, (self.job_no + within) / self.job_count) if self.job_count else 0.0
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds that are left at the pace so far; None before the first step."""
-        done = self.fraction
-        return self.elapsed / done - self.elapsed if done > 0 else None
-
-
-ProgressSink: TypeAlias = Callable[[Progress], None]
-"""Called in the engine's thread after each step; must be quick and must not raise."""
-
-
-@dataclass(slots=True)
-class Timings:
-    """Seconds per stage of one request, filled as it goes."""
-
-    stages: dict[Stage, float] = field(default_factory=dict)
-
-    def add(self, stage: Stage, seconds: float) -> None:
-        """Count ``seconds`` (of wall time) for ``stage``."""
-        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
 
 @dataclass(frozen=True, slots=True)

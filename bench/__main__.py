@@ -30,6 +30,7 @@ def benches() -> dict[str, tuple[str, list[str]]]:
         "scrape": ("bench.scrape", ["--rounds", "3", "--steps", "8"]),
         "memory": ("bench.memory", ["--images", "30"]),
         "cold_start": ("bench.cold_start", ["--rounds", "2", "--only", "shipped"]),
+        "threads": ("bench.threads", ["--rounds", "1", "--pictures", "1"]),
         "simulator": ("loadtest.simulate.bench", []),
     }
 

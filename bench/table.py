@@ -38,6 +38,15 @@ ROWS: Final = (
     ("scrape", "generation_time_ratio_with_1s_scrape", "an image while Prometheus scrapes every second", "1"),
     ("scrape", "share_of_a_core_at_1s_scrape", "share of a core that such scraping takes", ""),
     (
+        "threads",
+        "passive_3_over_one_alone",
+        "pictures per second of three services on two cores, against one alone",
+        "≥ 0.9",
+    ),
+    ("threads", "spinning_3_over_one_alone", "… with OpenMP threads that spin, as they do by default", ""),
+    ("threads", "passive_busy_over_one_alone", "… of one service beside a busy loop", ""),
+    ("threads", "alone_passive_over_spinning", "one service alone, passive against spinning threads", "≥ 1"),
+    (
         "simulator",
         "share_of_a_core_minute",
         "a simulated day of a million images over 200 GPUs, in minutes of a core",

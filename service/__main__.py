@@ -1,10 +1,12 @@
 """``python -m service``: see :mod:`service.cli`."""
 
+from service import threads
 from service.cli import app
 
 
 def main() -> None:
     """Run the command line."""
+    threads.prepare()  # before numpy or torch is imported
     app(prog_name="python -m service")
 
 

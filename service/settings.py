@@ -62,7 +62,11 @@ class Settings(BaseSettings):
     compile: bool = Field(
         False, description="torch.compile the UNet: faster steps, a much slower cold start."
     )
-    cpu_threads: int = Field(0, ge=0, description="Threads that PyTorch uses on CPU; 0 leaves its default.")
+    cpu_threads: int = Field(
+        0,
+        ge=0,
+        description="Threads that PyTorch uses on CPU; 0: as many as the container's CPU quota, or the cores.",
+    )
     gpu_memory_gib: float | None = Field(
         None,
         gt=0,

@@ -30,7 +30,7 @@ from bench.process import Running, running
 SPINNING: Final = {"GOMP_SPINCOUNT": "300000"}
 """What libgomp does when nothing is set (libgomp/env.c): about 3 ms."""
 TOGETHER: Final = (1, 2, 3)
-DECIDED: Final = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+DECIDED: Final = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
 
 
 @dataclass(slots=True)

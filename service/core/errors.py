@@ -11,7 +11,8 @@ ServiceError                      500  internal           server
 ├── Refused                       503  refused            server   (try again later; carries Retry-After)
 │   ├── NotReady                  503  not_ready          server   (still loading)
 │   ├── Draining                  503  draining           server   (shutting down)
-│   └── QueueFull                 503  queue_full         server
+│   ├── QueueFull                 503  queue_full         server
+│   └── StateUnavailable          503  state_unavailable  server   (the store of sessions and tasks cannot be reached)
 ├── Cancelled                     499  cancelled          client
 ├── DeadlineExceeded              504  deadline           server
 ├── OutOfMemory                   507  out_of_memory      model
@@ -119,6 +120,12 @@ class QueueFull(Refused):
     """The bounded queue behind the slot is full."""
 
     code = "queue_full"
+
+
+class StateUnavailable(Refused):
+    """What was asked for is kept in a store (``SD_STATE_URL``) that cannot be reached now."""
+
+    code = "state_unavailable"
 
 
 class Cancelled(ServiceError):

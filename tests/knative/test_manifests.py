@@ -376,8 +376,12 @@ def test_values_that_belong_together(target: str, monkeypatch: pytest.MonkeyPatc
         (port,) = container["ports"]
         assert settings.host == "0.0.0.0"
         assert settings.port == port["containerPort"]
-        if settings.device == "cpu" and "cpu" in container["resources"]["limits"]:
-            assert settings.cpu_threads == int(container["resources"]["limits"]["cpu"])
+        requested, limit = (container["resources"][kind].get("cpu") for kind in ("requests", "limits"))
+        if limit is None:  # nothing tells the service what is its own
+            assert settings.cpu_threads == int(requested)
+        else:  # it reads the limit itself, and rounds it up
+            assert settings.cpu_threads == 0
+            assert int(requested) <= int(limit)
         if settings.models_dir:
             mounted = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
             assert mounted[str(settings.models_dir)]["readOnly"] is True
@@ -530,3 +534,34 @@ def test_series_in_words_and_alerts_exist() -> None:
     texts = [*KNATIVE.rglob("*.md"), KNATIVE / "cluster" / "clusterip-fallback.yaml"]
     mentioned = {name for path in texts for name in re.findall(r"\bsd_\w+", path.read_text())}
     assert mentioned <= there | {name + "_total" for name in there}
+
+
+@pytest.mark.parametrize("target", [target for target in OVERLAYS if target != "overlays/cgpu/deployment"])
+def test_service_can_be_removed_without_its_namespace(target: str) -> None:
+    """By the command in the README, which names kinds and a label."""
+    text = (KNATIVE / "README.md").read_text()
+    (kinds, label) = re.findall(r"^kubectl -n diffusion delete (\S+) -l (\S+)$", text, re.MULTILINE)[0]
+    key, _, value = label.partition("=")
+    names = {"Service": "ksvc", "NetworkPolicy": "networkpolicy", "ServiceAccount": "serviceaccount"}
+    removed = {
+        item["kind"] for item in rendered(target) if item["metadata"].get("labels", {}).get(key) == value
+    }
+    assert {names[kind] for kind in removed} == set(kinds.split(","))
+    assert {item["kind"] for item in rendered(target)} - removed == {"Namespace"}
+
+
+def test_a_dry_run_has_its_namespace_and_account_first() -> None:
+    assert {item["kind"] for item in rendered("base/account")} == {"Namespace", "ServiceAccount"}
+
+
+def test_restarted_is_what_reads_its_settings_when_it_starts() -> None:
+    for name in ("README.md", "kustomization.yaml"):
+        text = (KNATIVE / "cluster" / name).read_text()
+        assert "rollout restart deployment/activator deployment/autoscaler" in text
+
+
+def test_runtime_class_is_named_where_it_is_needed() -> None:
+    for target in OVERLAYS:
+        wanted = revision(target).get("runtimeClassName")
+        text = (KNATIVE / target / "README.md").read_text()
+        assert wanted is None or f"RuntimeClass `{wanted}`" in text

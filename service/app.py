@@ -10,19 +10,20 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
+from service import __version__
 from service import context as contexts
 from service.api import problems
+from service.api.admission import Admission
+from service.api.dialect import Dialect
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
 from service.api.middleware.paths import Paths
 from service.api.middleware.session import SessionCookie
-from service.api.native.routes import router as stream
-from service.api.ops.routes import router as ops
-from service.api.sdapi.routes import admin, extras, internal, lists, memory, pnginfo, progress
-from service.api.sdapi.routes import options as sdapi_options
-from service.api.sdapi.routes.generation import router as sdapi_generation
-from service.api.sdapi.routes.img2img import router as sdapi_img2img
+from service.api.native.routes import DIALECT as NATIVE
+from service.api.ops.routes import DIALECT as OPS
+from service.api.sdapi.preferences import Preferences
+from service.api.sdapi.routes import DIALECT as SDAPI
 from service.api.sdapi.styles import StyleBook
 from service.backends.engine import Engine
 from service.backends.local import LocalBackend
@@ -33,7 +34,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sessions import Sessions
 
-VERSION: Final = "0.1.0"
+DIALECTS: Final[tuple[Dialect, ...]] = (OPS, NATIVE, SDAPI)
 
 
 def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = None) -> FastAPI:
@@ -55,13 +56,14 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
         backend = LocalBackend(
             make_engine or _diffusers_engine(settings, metrics), lifecycle, metrics, settings.queue_size
         )
+        sessions = Sessions(settings.session_ttl, settings.max_sessions, metrics.sessions.set)
         context = Context(
             settings,
             lifecycle,
             metrics,
             TaskRegistry(),
             backend,
-            Sessions(settings.session_ttl, settings.max_sessions, metrics.sessions.set),
+            Preferences(sessions),
             StyleBook.read(settings.models_dir),
         )
         contexts.attach(app, context)
@@ -71,7 +73,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
 
     app = FastAPI(
         title="knative-diffusion",
-        version=VERSION,
+        version=__version__,
         description="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API.",
         lifespan=lifespan,
         redirect_slashes=False,
@@ -85,16 +87,14 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
             # Answers with pictures say Content-Encoding: identity and pass as they are.
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
             Middleware(SessionCookie, name=settings.session_cookie, ttl=settings.session_ttl),
+            Middleware(Admission, work={route: kind for one in DIALECTS for route, kind in one.work.items()}),
             Middleware(BodyGuard, max_bytes=int(settings.max_body_mb * 1e6), timeout=settings.body_timeout),
         ],
     )
     problems.install(app)
-    app.include_router(ops)
-    app.include_router(stream)
-    app.include_router(sdapi_generation)
-    app.include_router(sdapi_img2img)
-    for module in (extras, pnginfo, progress, sdapi_options, lists, memory, admin, internal):
-        app.include_router(module.router)
+    for dialect in DIALECTS:
+        for router in dialect.routers:
+            app.include_router(router)
     return app
 
 

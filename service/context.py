@@ -3,68 +3,52 @@
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from fastapi import FastAPI, Request
 
-from service.api.sdapi.options import Options
+from service.api.lanes import Lanes
+from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.styles import StyleBook
-from service.backends.local import LocalBackend
+from service.backends.port import Backend
 from service.core.lifecycle import Lifecycle
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
 from service.settings import Settings
-from service.state.sessions import Sessions
 
 
 @dataclass(eq=False)
 class Context:
-    """The parts of one application. ``encoders`` runs what is heavy but not the device's (PNG, base64, JSON)."""
+    """The parts of one application."""
 
     settings: Settings
     lifecycle: Lifecycle
     metrics: Metrics
     tasks: TaskRegistry
-    backend: LocalBackend
-    sessions: Sessions
+    backend: Backend
+    preferences: Preferences
     styles: StyleBook
-    options: dict[str, Any] = field(default_factory=dict)
-    """What clients without a session have set: it holds for all requests, below what a session sets itself."""
-
+    lanes: Lanes = field(default_factory=Lanes)
     stop_server: Callable[[], None] = field(default=lambda: os.kill(os.getpid(), signal.SIGTERM))
     """Ends this process as a platform would: what runs and waits is finished first."""
 
-    encoders: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="encoder")
-    )
-    requests_under_way: int = 0
-    """Exchanges for images that have not been answered to their last byte."""
-
     aborting: bool = False
-
-    def options_of(self, session: str | None, *overrides: Mapping[str, Any]) -> Options:
-        """The options that hold for a request of ``session``: process-wide < session < ``overrides``."""
-        return Options(self.options, self.sessions.options(session), *overrides)
-
-    def set_options(self, session: str | None, changes: Mapping[str, Any]) -> None:
-        """Set (checked) options for ``session``; for all of the process where there is no session."""
-        if session is None:
-            self.options.update(changes)
-        else:
-            self.sessions.update(session, changes)
 
     async def drain(self, grace: float) -> None:
         """Stop taking work and let what runs and waits finish and be sent; after ``grace`` seconds cancel it."""
         self.lifecycle.drain()
-        deadline = time.monotonic() + grace
-        while self.requests_under_way or self.backend.slot.busy:
-            if time.monotonic() > deadline:
-                self.abort()
-            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle()
+        except TimeoutError:
+            self.abort()
+            await self._idle()
+
+    async def _idle(self) -> None:
+        await self.tasks.wait_empty()
+        await self.backend.wait_idle()
 
     def abort(self) -> None:
         """Cancel everything under way."""
@@ -74,7 +58,7 @@ class Context:
     def close(self) -> None:
         """Release the threads."""
         self.backend.close()
-        self.encoders.shutdown(wait=False, cancel_futures=True)
+        self.lanes.close()
 
 
 def attach(app: FastAPI, context: Context) -> None:

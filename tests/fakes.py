@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.backends.engine import News
-from service.catalogue.records import (
+from service.catalogue.catalogue import Catalogue
+from service.catalogue.upscalers import BUILT_IN
+from service.core.cancel import CancelToken
+from service.core.errors import BadRequest
+from service.core.events import Progress, ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
+from service.core.records import (
     CheckpointInfo,
     DeviceInfo,
     EmbeddingInfo,
@@ -15,12 +22,6 @@ from service.catalogue.records import (
     UpscalerInfo,
     VaeInfo,
 )
-from service.catalogue.upscalers import BUILT_IN
-from service.core.cancel import CancelToken
-from service.core.errors import BadRequest, UnknownName
-from service.core.events import Progress, ProgressSink
-from service.core.generation import GenerationRequest, GenerationResult
-from service.core.pixels import Pixels
 
 CHECKPOINT = CheckpointInfo(
     "fake.safetensors [0123456789]", "fake", "/models/fake.safetensors", "0123456789" + "a" * 54
@@ -161,49 +162,30 @@ class FakeEngine:
         """Count."""
         self.refreshed += 1
 
+    def catalogue(self) -> Catalogue:
+        """Two checkpoints and one or two of each other thing."""
+        return Catalogue(
+            tuple(self.checkpoints()),
+            (VaeInfo("other.vae.safetensors", "/models/vae/other.vae.safetensors"),),
+            (LoraInfo("detail", "/models/loras/detail.safetensors", "more-detail", {"ss_network_dim": "8"}),),
+            (
+                EmbeddingInfo("nice", "/models/embeddings/nice.safetensors", 4, 768),
+                EmbeddingInfo("wide", "/models/embeddings/wide.safetensors", 2, 1024, usable=False),
+            ),
+            (
+                *(UpscalerInfo(name) for name in BUILT_IN),
+                UpscalerInfo("Fake 4x", 4, "Fake 4x", "/models/upscalers/fake.safetensors", "ESRGAN"),
+            ),
+            DeviceInfo("fake", "float32"),
+        )
+
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """Two."""
         return [CHECKPOINT, OTHER]
 
-    def current(self) -> CheckpointInfo:
-        """The first."""
-        return CHECKPOINT
-
     def find(self, name: str) -> CheckpointInfo:
         """By the names that the engine takes."""
-        plain = name.rsplit(" [", 1)[0]
-        for info in self.checkpoints():
-            file = info.title.rsplit(" [", 1)[0]
-            names = {info.title, info.name, info.short_hash, info.sha256, file.rsplit("/", 1)[-1]}
-            if name in names or plain in (file, info.name):
-                return info
-        raise UnknownName(f"There is no checkpoint {name!r}.")
-
-    def vaes(self) -> Sequence[VaeInfo]:
-        """One."""
-        return [VaeInfo("other.vae.safetensors", "/models/vae/other.vae.safetensors")]
-
-    def loras(self) -> Sequence[LoraInfo]:
-        """One."""
-        return [
-            LoraInfo("detail", "/models/loras/detail.safetensors", "more-detail", {"ss_network_dim": "8"})
-        ]
-
-    def embeddings(self) -> Sequence[EmbeddingInfo]:
-        """One of each kind."""
-        return [
-            EmbeddingInfo("nice", "/models/embeddings/nice.safetensors", 4, 768),
-            EmbeddingInfo("wide", "/models/embeddings/wide.safetensors", 2, 1024, usable=False),
-        ]
-
-    def upscalers(self) -> Sequence[UpscalerInfo]:
-        """The built-in ones and a network."""
-        network = UpscalerInfo("Fake 4x", 4, "Fake 4x", "/models/upscalers/fake.safetensors", "ESRGAN")
-        return [*(UpscalerInfo(name) for name in BUILT_IN), network]
-
-    def device(self) -> DeviceInfo:
-        """None that exists."""
-        return DeviceInfo("fake", "float32")
+        return self.catalogue().find(name)
 
     def device_memory(self) -> dict[str, int]:
         """None."""

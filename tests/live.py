@@ -81,11 +81,7 @@ class LiveServer:
         """Return when nothing runs or waits."""
         self.wait_until(
             lambda: (
-                not (
-                    self.context.backend.slot.busy
-                    or self.context.backend.slot.waiting
-                    or len(self.context.tasks)
-                )
+                not (self.context.backend.running or self.context.backend.waiting or len(self.context.tasks))
             )
         )
 

@@ -144,7 +144,7 @@ def test_a_client_that_leaves_through_envoy_frees_the_device_within_two_steps(
 ) -> None:
     live, engine, gate, port = proxied
     connection = post_raw(port, BODY, path, accept)
-    live.wait_until(lambda: live.context.backend.slot.busy)
+    live.wait_until(lambda: live.context.backend.running)
     gate.release(3)
     at_step(live, 3)
     connection.close()
@@ -194,11 +194,11 @@ def test_a_queued_client_that_leaves_through_envoy_is_dropped_at_once(
 ) -> None:
     live, engine, gate, port = proxied
     first = post_raw(port, {**BODY, "steps": 3, "seed": 1})
-    live.wait_until(lambda: live.context.backend.slot.busy)
+    live.wait_until(lambda: live.context.backend.running)
     second = post_raw(port, {**BODY, "steps": 3, "seed": 2})
-    live.wait_until(lambda: live.context.backend.slot.waiting == 1)
+    live.wait_until(lambda: live.context.backend.waiting == 1)
     second.close()
-    live.wait_until(lambda: live.context.backend.slot.waiting == 0)
+    live.wait_until(lambda: live.context.backend.waiting == 0)
     gate.release(3)
     assert b"200 OK" in first.recv(100)
     first.close()

@@ -16,6 +16,7 @@ from service.core.cancel import CancelToken
 from service.core.errors import ModelError, OutOfMemory, ServiceError
 from service.core.events import ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Generate
 from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
@@ -78,7 +79,7 @@ class ServiceMachine(RuleBasedStateMachine):
         """Let what was cancelled leave the device and the queue: rules must find a state that does not move."""
 
         async def wait() -> None:
-            slot = self.backend.slot
+            slot = self.backend._slot
             while any(place and place._token.cancelled for place in (slot._holder, *slot._waiting)):
                 await asyncio.sleep(0.001)
             for _ in range(10):
@@ -90,14 +91,13 @@ class ServiceMachine(RuleBasedStateMachine):
     def arrive(self) -> None:
         self.number += 1
         number = self.number
-        task = self.registry.open(
-            "txt2img", GenerationRequest(prompt="x", seed=number, steps=1, width=64, height=64)
-        )
+        task = self.registry.open("txt2img")
+        job = Generate(GenerationRequest(prompt="x", seed=number, steps=1, width=64, height=64))
         self.answers[number] = []
 
         async def ask() -> None:
             try:
-                result = await self.backend.generate(task)
+                result = (await self.backend.run(job, task))[0]
                 self.answers[number].append(f"ok {result.seeds[0]}")
             except ServiceError as error:
                 self.answers[number].append(error.code)
@@ -128,18 +128,18 @@ class ServiceMachine(RuleBasedStateMachine):
             self.answers[number].append("gone")
         self.settle()
 
-    @precondition(lambda self: self.backend.slot.busy)
+    @precondition(lambda self: self.backend.running)
     @rule(verdict=st.sampled_from(["ok", "out of memory", "model"]))
     def finish_the_running_one(self, verdict: str) -> None:
         errors: dict[str, Exception | None] = {
             "ok": None, "out of memory": OutOfMemory("too large"), "model": ModelError("broken")
         }  # fmt: skip
         self.engine.verdict = errors[verdict]
-        holder = self.backend.slot._holder
+        holder = self.backend._slot._holder
 
         async def wait() -> None:
             self.engine.decided.set()
-            while self.backend.slot._holder is holder:
+            while self.backend._slot._holder is holder:
                 await asyncio.sleep(0.001)
 
         self.loop.run_until_complete(asyncio.wait_for(wait(), 10))
@@ -154,7 +154,7 @@ class ServiceMachine(RuleBasedStateMachine):
     def one_at_a_time(self) -> None:
         assert self.engine.most_on_device <= 1
         if hasattr(self, "backend"):
-            assert self.backend.slot.waiting <= QUEUE
+            assert self.backend.waiting <= QUEUE
 
     @invariant()
     def answered_at_most_once(self) -> None:
@@ -178,8 +178,8 @@ class ServiceMachine(RuleBasedStateMachine):
             await asyncio.gather(*(running for _, running in self.tasks.values()), return_exceptions=True)
 
         self.loop.run_until_complete(end())
-        assert not self.backend.slot.busy
-        assert self.backend.slot.waiting == 0
+        assert not self.backend.running
+        assert self.backend.waiting == 0
         assert self.engine.on_device == 0
         assert len(self.registry) == 0
         assert all(len(answers) == 1 for answers in self.answers.values()), self.answers

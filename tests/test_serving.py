@@ -33,7 +33,7 @@ def test_a_client_that_goes_away_frees_the_device_at_the_next_step(
 ) -> None:
     live, engine, gate = gated
     connection = post_raw(live.port, {**BODY, "steps": 100})
-    live.wait_until(lambda: live.context.backend.slot.busy)
+    live.wait_until(lambda: live.context.backend.running)
     gate.release(3)
     live.wait_until(lambda: any(task.progress and task.progress.step == 3 for task in live.context.tasks))
     connection.close()
@@ -58,11 +58,11 @@ def test_a_queued_client_that_goes_away_is_dropped_at_once(
 ) -> None:
     live, engine, gate = gated
     first = post_raw(live.port, {**BODY, "seed": 1})
-    live.wait_until(lambda: live.context.backend.slot.busy)
+    live.wait_until(lambda: live.context.backend.running)
     second = post_raw(live.port, {**BODY, "seed": 2})
-    live.wait_until(lambda: live.context.backend.slot.waiting == 1)
+    live.wait_until(lambda: live.context.backend.waiting == 1)
     second.close()
-    live.wait_until(lambda: live.context.backend.slot.waiting == 0)
+    live.wait_until(lambda: live.context.backend.waiting == 0)
     gate.release(3)
     assert b"200 OK" in first.recv(100)
     first.close()
@@ -77,7 +77,7 @@ def test_beyond_the_queue_it_answers_503_with_retry_after(
     connections = []
     for number in range(3):
         connections.append(post_raw(live.port, {**BODY, "seed": number}))
-        live.wait_until(lambda: live.context.requests_under_way == len(connections))
+        live.wait_until(lambda: len(live.context.tasks) == len(connections))
     with live.client() as client:
         answer = client.post("/sdapi/v1/txt2img", json=BODY)
         assert answer.status_code == 503
@@ -181,7 +181,7 @@ def test_draining_finishes_what_runs_and_waits_and_refuses_the_rest(
 ) -> None:
     live, _, gate = gated
     running, queued = post_raw(live.port, {**BODY, "seed": 1}), post_raw(live.port, {**BODY, "seed": 2})
-    live.wait_until(lambda: live.context.backend.slot.waiting == 1)
+    live.wait_until(lambda: live.context.backend.waiting == 1)
     live.call(live.context.lifecycle.drain)
     with live.client() as client:
         assert client.get("/readyz").status_code == 503
@@ -332,7 +332,7 @@ def test_a_stream_sends_heartbeats_while_it_waits(
     live, _, gate = gated
     monkeypatch.setattr("service.api.native.events.HEARTBEAT", 0.05)
     first = post_raw(live.port, BODY)
-    live.wait_until(lambda: live.context.backend.slot.busy)
+    live.wait_until(lambda: live.context.backend.running)
     with (
         live.client() as client,
         client.stream("POST", "/v1/generate", json=BODY, headers={"Accept": "text/event-stream"}) as stream,
@@ -352,7 +352,7 @@ def test_closing_the_stream_cancels(gated: tuple[LiveServer, FakeEngine, threadi
         with client.stream(
             "POST", "/v1/generate", json={**BODY, "steps": 50}, headers={"Accept": "text/event-stream"}
         ):
-            live.wait_until(lambda: live.context.backend.slot.busy)
+            live.wait_until(lambda: live.context.backend.running)
             gate.release(1)
         live.wait_until(lambda: not len(live.context.tasks))
         gate.release(60)

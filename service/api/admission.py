@@ -1,16 +1,22 @@
-"""One exchange for images: from the request to its last byte, counted, logged and cancellable.
+"""The one door for work: what every request for a device goes through, whatever its dialect.
 
-Every dialect goes through here, so that deadlines, disconnects, metrics and logs are the same for all.
+It opens before anything of the request can be refused and closes with the last byte of the answer. In between
+it holds the deadline and watches for the client to go away, also while the body arrives and pictures are read. At the
+end it counts and logs the request once: every refusal is in the metrics, with the status that the client saw.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from typing import Final, TypeAlias, cast
 
 import structlog
 from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import scope as scopes
+from service.api.lanes import while_wanted
+from service.api.problems import problem_response
 from service.context import Context
 from service.core.errors import (
     BadRequest,
@@ -23,12 +29,14 @@ from service.core.errors import (
     QueueFull,
     ServiceError,
 )
-from service.core.generation import GenerationRequest
-from service.core.tasks import Task
+from service.core.tasks import Phase, Task
 
 log = structlog.get_logger(__name__)
 
-_OUTCOMES: dict[type[Exception], str] = {
+Work: TypeAlias = Mapping[tuple[str, str], str]
+"""The routes of a dialect that ask for work: (method, path) → kind, one of ``metrics.ENDPOINTS``."""
+
+_OUTCOMES: Final[dict[type[Exception], str]] = {
     BadRequest: "bad_request",
     QueueFull: "queue_full",
     Draining: "draining",
@@ -41,7 +49,7 @@ _OUTCOMES: dict[type[Exception], str] = {
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """One of ``metrics.OUTCOMES`` for how an exchange ended."""
+    """One of ``metrics.OUTCOMES`` for how a request ended."""
     if error is None:
         return "ok"
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -49,60 +57,122 @@ def outcome_of(error: BaseException | None) -> str:
     return next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "error")
 
 
-@asynccontextmanager
-async def exchange(
-    context: Context, request: Request, kind: str, generation: GenerationRequest | None = None
-) -> AsyncIterator[Task]:
-    """A task for ``generation`` (None: other work), cancelled when the client goes away or the deadline passes.
-
-    The deadline counts from the arrival of the request (see ``middleware.access``). The body must have been read.
-    """
-    arrived = request.scope.get("sd.arrived", time.monotonic())
-    try:
-        context.lifecycle.raise_unless_accepting()
-    except ServiceError as refusal:
-        context.metrics.request_done(kind, outcome_of(refusal), time.monotonic() - arrived)
-        context.metrics.errors.labels(refusal.code).inc()
-        raise
-    task = context.tasks.open(kind, generation, request.scope.get("sd.session"))
-    task.arrived = arrived
-    context.requests_under_way += 1
-    left = arrived + context.settings.request_timeout - time.monotonic()
-    deadline = asyncio.get_running_loop().call_later(max(0.0, left), task.token.cancel, "deadline")
-    watcher = asyncio.create_task(_watch(request, task))
-    error: BaseException | None = None
-    try:
-        yield task
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        deadline.cancel()
-        watcher.cancel()
-        error = error or task.failure
-        task.outcome = outcome_of(error)
-        context.tasks.close(task)
-        context.requests_under_way -= 1
-        _account(context, request, task, error)
+def get_task(request: Request) -> Task:
+    """The task of a request for work; a FastAPI dependency of every route that is in its dialect's ``WORK``."""
+    return cast(Task, request.scope[scopes.TASK])
 
 
-async def _watch(request: Request, task: Task) -> None:
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            task.token.cancel("disconnect")
+class Admission:
+    """Pure ASGI. ``work`` says which routes are for work; others pass as they are."""
+
+    def __init__(self, app: ASGIApp, *, work: Work) -> None:
+        self.app = app
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        kind = None
+        if scope["type"] == "http":
+            kind = self._work.get((scope["method"], scope["path"]))
+        if kind is None:
+            await self.app(scope, receive, send)
             return
+        context = cast(Context, scope["app"].state.context)
+        task = context.tasks.open(kind, scopes.session_of(scope))
+        task.arrived = scope.get(scopes.ARRIVED, task.arrived)
+        scope[scopes.TASK], scope[scopes.KIND] = task, kind
+        left = task.arrived + context.settings.request_timeout - time.monotonic()
+        deadline = asyncio.get_running_loop().call_later(max(0.0, left), task.token.cancel, "deadline")
+        client = _Client(task, receive, send)
+        try:
+            await self.app(scope, client.receive, client.send)
+        except ServiceError as error:  # raised below the routes: while the body arrived
+            task.failure = error
+            if client.answering:
+                raise
+            await problem_response(error)(scope, receive, send)
+        except BaseException as error:
+            task.failure = task.failure or error
+            raise
+        finally:
+            deadline.cancel()
+            client.close()
+            if task.failure is None and not client.answered:
+                task.failure = (
+                    task.token.error() if task.token.cancelled else Cancelled("The client went away.")
+                )
+            task.outcome = outcome_of(task.failure)
+            _account(context, scope, task)
+            context.tasks.close(task)
 
 
-def _account(context: Context, request: Request, task: Task, error: BaseException | None) -> None:
-    metrics, seconds = context.metrics, time.monotonic() - task.arrived
-    metrics.request_done(task.kind, task.outcome, seconds)
+class _Client:
+    """The two directions of one request, and whether its client is still there."""
+
+    def __init__(self, task: Task, receive: Receive, send: Send) -> None:
+        self._task = task
+        self._receive = receive
+        self._send = send
+        self._gone = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self.answering = False
+        """The answer has begun."""
+        self.answered = False
+        """The last byte of the answer was given to the server."""
+
+    async def receive(self) -> Message:
+        """The next message; once the body is whole, only that the client went away."""
+        if self._watcher is not None:
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        message = await while_wanted(self._task, self._receive())
+        if message["type"] == "http.disconnect":
+            self._leave()
+        elif not message.get("more_body", False):
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on a part of the answer."""
+        self.answering = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.answered = True
+        await self._send(message)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        self._gone.set()
+        if not self.answered:  # after the last byte it is no news
+            self._task.token.cancel("disconnect")
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, ServiceError):
+        return error.code
+    return Cancelled.code if isinstance(error, asyncio.CancelledError | GeneratorExit) else ServiceError.code
+
+
+def _account(context: Context, scope: Scope, task: Task) -> None:
+    metrics, error, seconds = context.metrics, task.failure, time.monotonic() - task.arrived
+    if task.kind != "other" or task.phase is not Phase.ARRIVED:
+        metrics.request_done(task.kind, task.outcome, seconds)
     metrics.observe(task.timings)
     if task.token.cause is not None:
         metrics.cancellations.labels(task.token.cause).inc()
-    if isinstance(error, ServiceError):
-        metrics.errors.labels(error.code).inc()
-    fields: dict[str, object] = {"task": task.id, "kind": task.kind, "outcome": task.outcome}
+    if error is not None:
+        metrics.errors.labels(_code(error)).inc()
+    # The access line carries these: one line a request.
+    fields = scopes.log_fields(scope)
+    fields |= {"task": task.id, "kind": task.kind, "outcome": task.outcome}
     if (asked := task.request) is not None:
         fields |= {
             "size": f"{asked.width}x{asked.height}",
@@ -113,10 +183,9 @@ def _account(context: Context, request: Request, task: Task, error: BaseExceptio
     fields["seconds"] = {stage: round(spent, 4) for stage, spent in task.timings.stages.items()}
     if task.token.cause is not None:
         fields["cancelled_by"] = task.token.cause
-    if error is not None and str(error):
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        fields["reason"] = "The client went away."
+    elif error is not None and str(error):
         fields["reason"] = str(error)
     if context.settings.log_prompts and asked is not None:
         fields["prompt"], fields["negative_prompt"] = asked.prompt, asked.negative_prompt
-    # The access line carries these: one line a request.
-    request.scope.setdefault("sd.log", {}).update(fields)
-    request.scope["sd.kind"] = task.kind

@@ -1,19 +1,31 @@
-"""How errors are answered: A1111's four keys, and headers that say who is to blame and when to try again."""
+"""How JSON and errors are answered: A1111's four keys, and headers that say who is to blame and when to try again."""
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
+from starlette.types import Scope
 
-from service.core.errors import NotAuthenticated, ServiceError
+from service.api.scope import TASK
+from service.core.errors import BadRequest, NotAuthenticated, ServiceError
+from service.core.tasks import Task
+
+AS_IT_IS: Final = {"Content-Encoding": "identity"}
+"""Keeps the compressing middleware off."""
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response, rendered by orjson (NaN and infinities become null)."""
-    return Response(orjson.dumps(content), status, headers, "application/json")
+    """A JSON response, rendered by orjson (NaN and infinities become null); ``content`` may be rendered already."""
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    return Response(body, status, headers, "application/json")
+
+
+def picture_response(content: Any, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response with pictures in it. Base64 of a PNG hardly shrinks, and trying costs the event loop much."""
+    return json_response(content, headers={**(headers or {}), **AS_IT_IS})
 
 
 def problem_response(error: ServiceError) -> Response:
@@ -45,15 +57,24 @@ def validation_problem(error: RequestValidationError) -> Response:
     return json_response({"detail": detail}, 422, {"X-Error-Code": "bad_request", "X-Error-Source": "client"})
 
 
+def note(scope: Scope, error: ServiceError) -> None:
+    """Let the door know why a request for work is refused."""
+    task = scope.get(TASK)
+    if isinstance(task, Task):
+        task.failure = error
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of ``app`` in these shapes."""
 
-    async def service_error(_: Request, error: Exception) -> Response:
+    async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
+        note(request.scope, error)
         return problem_response(error)
 
-    async def validation_error(_: Request, error: Exception) -> Response:
+    async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        note(request.scope, BadRequest("The request's fields are not what they must be."))
         return validation_problem(error)
 
     app.add_exception_handler(ServiceError, service_error)

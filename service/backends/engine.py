@@ -1,26 +1,19 @@
 """What makes images, as a backend of this process sees it: blocking, in one thread, without HTTP."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from service.catalogue.records import (
-    CheckpointInfo,
-    DeviceInfo,
-    EmbeddingInfo,
-    LoraInfo,
-    UpscalerInfo,
-    VaeInfo,
-)
+from service.catalogue.catalogue import Catalogue
 from service.core.cancel import CancelToken
 from service.core.events import ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.pixels import Pixels
+from service.core.records import CheckpointInfo
 
 
 class Engine(Protocol):
     """Makes images, one request at a time, in the thread that calls it. Blocking; never on the event loop.
 
-    Errors are those of :mod:`service.errors`. After any of them but ``DeviceLost`` the engine works on as a
+    Errors are those of :mod:`service.core.errors`. After any of them but ``DeviceLost`` the engine works on as a
     fresh one would. The exception to the one thread are the methods under "What there is": they read what was
     found before, touch neither disk nor device, and are called from the event loop while images are made.
     """
@@ -50,29 +43,9 @@ class Engine(Protocol):
 
     # --- What there is ---------------------------------------------------------------------------
 
-    def checkpoints(self) -> Sequence[CheckpointInfo]:
-        """All checkpoints that a request may name, the default one first."""
-
-    def current(self) -> CheckpointInfo:
-        """The checkpoint that a request without a name gets."""
-
-    def find(self, name: str) -> CheckpointInfo:
-        """The checkpoint that a client means: title, file name, model name or hash. Raises ``UnknownName``."""
-
-    def vaes(self) -> Sequence[VaeInfo]:
-        """VAEs that the option ``sd_vae`` may name."""
-
-    def loras(self) -> Sequence[LoraInfo]:
-        """LoRA networks that prompts may name."""
-
-    def embeddings(self) -> Sequence[EmbeddingInfo]:
-        """Textual inversions, the unusable ones too."""
-
-    def upscalers(self) -> Sequence[UpscalerInfo]:
-        """What :meth:`upscale` takes, in A1111's order: None, Lanczos, Nearest, then models."""
-
-    def device(self) -> DeviceInfo:
-        """What this engine runs on."""
+    def catalogue(self) -> Catalogue:
+        """All that a request may name, and the device."""
+        ...
 
     def device_memory(self) -> dict[str, int]:
         """Bytes by kind (total, used, allocated, reserved); empty where there is no such device."""

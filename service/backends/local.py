@@ -2,29 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from service.backends.engine import Engine
+from service.backends.perform import perform
+from service.catalogue.catalogue import Catalogue
 from service.core.errors import DeviceLost, ModelLoadError, ServiceError
 from service.core.events import Progress, Queued, Started
-from service.core.generation import GenerationRequest, GenerationResult
-from service.core.lifecycle import Lifecycle, State
+from service.core.generation import GenerationResult
+from service.core.jobs import Generate, Job, LoadCheckpoint, Series, Upscaled
+from service.core.lifecycle import Lifecycle, Probe, State
 from service.core.slot import Place, Slot
 from service.core.tasks import Task
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
+R = TypeVar("R")
+
+RETRY_DELAYS: Final = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+"""Seconds before a failed load is tried again; the last one for ever. A volume or a registry may come back."""
 
 
 class LocalBackend:
-    """Runs tasks on an engine of this process, one at a time. To be used from the event loop's thread.
+    """See :class:`service.backends.port.Backend`. Runs jobs on an engine of this process, one at a time.
 
     ``make_engine`` is called in the worker thread: importing torch takes seconds, and the probes answer meanwhile.
     """
@@ -42,25 +47,31 @@ class LocalBackend:
         self._first_image = True
         self._holding: set[asyncio.Task[Any]] = set()
         metrics.queue_limit.set(queue_size)
-        self.slot = Slot(queue_size, self._slot_changed)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine. Raises what the lifecycle says while there is none."""
-        if self._engine is None:
-            self._lifecycle.raise_unless_accepting()
-            raise ModelLoadError("There is no model.")
-        return self._engine
+        self._slot = Slot(queue_size, self._slot_changed)
 
     def _slot_changed(self, busy: bool, waiting: int) -> None:
         self._metrics.queue_depth.set(waiting)
         self._lifecycle.busy(busy)
 
-    def start(self) -> None:
-        """Begin to load; returns at once. The lifecycle tells how it goes."""
-        self._loading = asyncio.get_running_loop().create_task(self._load())
+    # --- getting ready -------------------------------------------------------------------------------
 
-    async def _load(self) -> None:
+    def start(self) -> None:
+        """Begin to load; the lifecycle tells how it goes."""
+        self._loading = asyncio.get_running_loop().create_task(self._load_until_it_works())
+
+    async def _load_until_it_works(self) -> None:
+        attempt = 0
+        while (error := await self._load()) is not None:
+            delay = RETRY_DELAYS[min(attempt, len(RETRY_DELAYS) - 1)]
+            attempt += 1
+            log.error("load failed", error=error.detail, next_attempt_in=delay)
+            self._lifecycle.fail(error)
+            if isinstance(error, DeviceLost):
+                return
+            await asyncio.sleep(delay)
+
+    async def _load(self) -> ServiceError | None:
+        """One attempt; the error that ended it."""
         loop = asyncio.get_running_loop()
 
         def news(sentence: str, *, part: str | None = None, seconds: float = 0.0) -> None:
@@ -74,29 +85,31 @@ class LocalBackend:
             engine.load(news)
             return engine
 
+        if self._lifecycle.state is State.DRAINING:
+            return None
         self._lifecycle.loading("Starting.")
         try:
             engine = await loop.run_in_executor(self._worker, work)
         except ServiceError as error:
-            log.error("load failed", error=error.detail)
-            self._lifecycle.fail(error)
-            return
+            return error
         except Exception as error:
             log.exception("load failed")
-            self._lifecycle.fail(
-                ModelLoadError(f"The model could not be loaded: {type(error).__name__}: {error}")
-            )
-            return
+            return ModelLoadError(f"The model could not be loaded: {type(error).__name__}: {error}")
         self._engine = engine
         total = time.perf_counter() - self._started
         self._metrics.cold_start.labels("total").set(total)
         self._metrics.watch_device_memory(engine.device_memory)
-        self.model_changed()
+        catalogue = engine.catalogue()
+        self._in_use(catalogue.default.name, catalogue.default.short_hash)
         if self._lifecycle.state is State.LOADING:
             self._lifecycle.ready()
         log.info(
-            "ready", model=engine.current().title, device=engine.device().device, seconds=round(total, 2)
+            "ready",
+            model=catalogue.default.title,
+            device=catalogue.device.device,
+            seconds=round(total, 2),
         )
+        return None
 
     def _news(self, sentence: str, part: str | None, seconds: float) -> None:
         if self._lifecycle.state is State.LOADING:
@@ -105,67 +118,51 @@ class LocalBackend:
             self._metrics.cold_start.labels(part).set(seconds)
         log.info("loading", news=sentence)
 
-    def model_changed(self) -> None:
-        """Export which checkpoint is in use."""
-        current, device = self.engine.current(), self.engine.device()
-        self._metrics.set_model(current.name, current.short_hash or "", device.device, device.dtype)
+    # --- what there is -------------------------------------------------------------------------------
 
-    async def generate(self, task: Task) -> GenerationResult:
-        """Make the images of ``task``: wait for the device, hold it until the engine has let go, give it back.
+    def _require(self) -> Engine:
+        if self._engine is None:
+            self._lifecycle.raise_unless_accepting()
+            raise ModelLoadError("There is no model.")
+        return self._engine
 
-        Raises what :mod:`service.core.errors` names: refused (full, draining, loading), cancelled, past the deadline,
-        out of memory …
-        """
-        request = task.request
-        assert request is not None
-        return (await self.generate_series(task, lambda engine: [request]))[0]
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the engine found when it last looked."""
+        return self._require().catalogue()
 
-    def _account(self, task: Task, result: GenerationResult) -> None:
-        for stage, seconds in result.timings.stages.items():
-            task.timings.add(stage, seconds)
-        task.cold_start, self._first_image = task.cold_start or self._first_image, False
-        self._metrics.images.inc(len(result.images))
-        self._metrics.pixels.inc(sum(image.shape[0] * image.shape[1] for image in result.images))
-        self._metrics.steps.inc(result.steps_done)
+    def memory(self) -> dict[str, int]:
+        """Bytes of the device by kind."""
+        return self._require().device_memory()
 
-    async def generate_series(
-        self, task: Task, requests: Callable[[Engine], Sequence[GenerationRequest]]
-    ) -> list[GenerationResult]:
-        """Make one generation after the other in one turn on the device (A1111's scripts).
+    @property
+    def running(self) -> bool:
+        """True while a job holds the device."""
+        return self._slot.busy
 
-        ``requests`` is called in the engine's thread. An interrupt ends the series after what there is so far.
-        """
-        loop = asyncio.get_running_loop()
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return self._slot.waiting
 
-        def work(engine: Engine) -> list[GenerationResult]:
-            results: list[GenerationResult] = []
-            wanted = requests(engine)
-            for number, request in enumerate(wanted):
+    def readiness(self) -> Probe:
+        """After the warm-up image, before SIGTERM."""
+        return self._lifecycle.readiness()
 
-                def sink(progress: Progress, number: int = number) -> None:
-                    each = progress.job_count
-                    whole = replace(
-                        progress, job_no=number * each + progress.job_no, job_count=each * len(wanted)
-                    )
-                    loop.call_soon_threadsafe(task.publish, whole)
-
-                results.append(engine.generate(request, task.token, sink))
-                if task.token.cancelled:
-                    break
-            return results
-
-        results = await self.on_device(task, work)
-        for result in results:
-            self._account(task, result)
-        return results
-
-    async def on_device(self, task: Task, work: Callable[[Engine], T]) -> T:
-        """Run other work of the engine (upscaling, loading a checkpoint) as ``task``, in its turn."""
+    def raise_if_refusing(self) -> None:
+        """Raise what :meth:`run` would raise at once."""
         self._lifecycle.raise_unless_accepting()
-        place = self.slot.enter(task.token, lambda position: task.publish(Queued(position)))
+        self._slot.raise_if_full()
+
+    # --- jobs ----------------------------------------------------------------------------------------
+
+    async def run(self, job: Job[R], task: Task) -> R:
+        """Run ``job`` in its turn: wait for the device, hold it until the engine has let go, give it back."""
+        self._lifecycle.raise_unless_accepting()
+        place = self._slot.enter(task.token, lambda position: task.publish(Queued(position)))
         # The device is held by a task of its own: whatever becomes of the caller (a proxy that went away, a
         # cancelled response), the permit returns when the engine's thread is done and not before.
-        holding = asyncio.get_running_loop().create_task(self._hold(place, self.engine, task, work))
+        holding = asyncio.get_running_loop().create_task(self._hold(place, self._require(), task, job))
         self._holding.add(holding)
         holding.add_done_callback(self._let_go)
         try:
@@ -179,22 +176,54 @@ class LocalBackend:
         if not holding.cancelled():
             holding.exception()  # its caller may be gone: nobody else would look at it
 
-    async def _hold(self, place: Place, engine: Engine, task: Task, work: Callable[[Engine], T]) -> T:
+    async def _hold(self, place: Place, engine: Engine, task: Task, job: Job[R]) -> R:
+        loop = asyncio.get_running_loop()
+
+        def sink(progress: Progress) -> None:
+            loop.call_soon_threadsafe(task.publish, progress)
+
         async with place:
             task.timings.add("queue", time.monotonic() - task.arrived)
             task.publish(Started())
             self._metrics.device_taken()
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._worker, work, engine)
+                result: R = await loop.run_in_executor(self._worker, perform, engine, job, task.token, sink)
             except DeviceLost as error:
                 self._lifecycle.fail(error)
                 raise
             finally:
                 self._metrics.device_freed()
+        self._account(job, result, task)
+        return result
+
+    def _account(self, job: Job[Any], result: Any, task: Task) -> None:
+        match job:
+            case Generate() | Series():
+                for made in result:
+                    self._count(made, task)
+            case LoadCheckpoint():
+                self._in_use(result.name, result.short_hash)
+        if isinstance(result, Upscaled):
+            task.timings.add("upscale", result.seconds)
+
+    def _count(self, made: GenerationResult, task: Task) -> None:
+        for stage, seconds in made.timings.stages.items():
+            task.timings.add(stage, seconds)
+        task.cold_start, self._first_image = task.cold_start or self._first_image, False
+        self._metrics.images.inc(len(made.images))
+        self._metrics.pixels.inc(sum(image.shape[0] * image.shape[1] for image in made.images))
+        self._metrics.steps.inc(made.steps_done)
+        self._in_use(made.model_name, made.model_hash)
+
+    def _in_use(self, name: str, short_hash: str | None) -> None:
+        """Export which checkpoint was used last."""
+        if self._engine is not None:
+            device = self._engine.catalogue().device
+            self._metrics.set_model(name, short_hash or "", device.device, device.dtype)
 
     async def wait_idle(self) -> None:
         """Return when nothing runs and nothing waits."""
-        await self.slot.wait_idle()
+        await self._slot.wait_idle()
 
     def close(self) -> None:
         """End the worker thread; a load that is under way is not waited for."""

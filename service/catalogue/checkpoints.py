@@ -11,9 +11,10 @@ from typing import Final
 
 import structlog
 
-from service.catalogue.records import CheckpointInfo
+from service.catalogue.catalogue import find_checkpoint
 from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, warm_page_cache, weight_files
-from service.core.errors import ModelLoadError, UnknownName
+from service.core.errors import ModelLoadError
+from service.core.records import CheckpointInfo
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -212,18 +213,8 @@ class CheckpointCatalogue:
         return self._infos[0]
 
     def find(self, name: str) -> CheckpointInfo:
-        """By title, file name, model name, short or whole SHA-256, or "name [hash]". Raises :class:`UnknownName`."""
-        asked = name.strip()
-        for info in self._infos:
-            path = Path(info.filename)
-            plain = info.title.removesuffix(f" [{info.short_hash}]")
-            names = {info.title, plain, info.name, path.name, path.stem, info.short_hash, info.sha256} - {
-                None
-            }
-            if asked in names or asked.rsplit(" [", 1)[0] in {plain, info.name, path.name, path.stem}:
-                return info
-        known = ", ".join(info.title for info in self._infos)
-        raise UnknownName(f"There is no checkpoint {name!r}. Use one of: {known}.")
+        """See :func:`~service.catalogue.catalogue.find_checkpoint`."""
+        return find_checkpoint(self._infos, name)
 
 
 def _inside_folder_checkpoint(path: Path, root: Path) -> bool:

@@ -11,7 +11,6 @@ A failed load leaves a process that says why. Liveness fails only when the proce
 a restart: the CUDA context is poisoned.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -37,7 +36,7 @@ _NEXT: Final = {
     State.READY: {State.BUSY, State.FAILED, State.DRAINING},
     State.BUSY: {State.READY, State.FAILED, State.DRAINING},
     State.DRAINING: set[State](),
-    State.FAILED: {State.DRAINING},
+    State.FAILED: {State.LOADING, State.DRAINING},
 }
 
 
@@ -62,7 +61,6 @@ class Lifecycle:
         self._reason = "The process has just started."
         self._error: ServiceError | None = None
         self._on_change = on_change
-        self._since = time.monotonic()
 
     @property
     def state(self) -> State:
@@ -85,7 +83,7 @@ class Lifecycle:
             return
         if state not in _NEXT[self._state]:
             raise InvalidTransition(f"{self._state.name} cannot become {state.name}")
-        self._state, self._reason, self._since = state, reason, time.monotonic()
+        self._state, self._reason = state, reason
         if self._on_change is not None:
             self._on_change(state, self.readiness().ok)
 
@@ -95,6 +93,7 @@ class Lifecycle:
 
     def ready(self) -> None:
         """The warm-up image was made."""
+        self._error = None
         self._move(State.READY, "Ready.")
 
     def busy(self, busy: bool) -> None:

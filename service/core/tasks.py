@@ -1,9 +1,10 @@
-"""One task per request for images, from its arrival to its end, and the registry in which others find it.
+"""One task per request for work, from its arrival to its end, and the registry in which others find it.
 
 A task ties a request to its cancel token, its latest progress and its listeners. The registry serves the global
 and per-task progress, interrupts, and the count of what is pending. Both belong to the event loop's thread.
 """
 
+import asyncio
 import time
 import uuid
 from collections import OrderedDict
@@ -24,6 +25,7 @@ REMEMBERED: Final = 256
 class Phase(Enum):
     """Where a task is."""
 
+    ARRIVED = "arrived"
     QUEUED = "queued"
     RUNNING = "running"
     ENCODING = "encoding"
@@ -32,7 +34,10 @@ class Phase(Enum):
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """A request under way. ``kind`` is one of :data:`service.metrics.ENDPOINTS`; times are ``time.monotonic``."""
+    """A request for work, from its arrival to the last byte of its answer.
+
+    ``kind`` is one of :data:`service.metrics.ENDPOINTS`; times are ``time.monotonic``.
+    """
 
     id: str
     kind: str
@@ -43,7 +48,7 @@ class Task:
     arrived: float = field(default_factory=time.monotonic)
     arrived_wall: float = field(default_factory=time.time)
     started: float | None = None
-    phase: Phase = Phase.QUEUED
+    phase: Phase = Phase.ARRIVED
     position: int = 0
     progress: Progress | None = None
     preview_id: int = 0
@@ -54,7 +59,7 @@ class Task:
     timings: Timings = field(default_factory=Timings)
     outcome: str = ""
     failure: BaseException | None = None
-    """Why it failed, where the response had begun and no exception could tell."""
+    """Why it was refused or failed."""
     _listeners: list[Callable[[TaskEvent], None]] = field(default_factory=list)
 
     def listen(self, listener: Callable[[TaskEvent], None]) -> None:
@@ -65,7 +70,7 @@ class Task:
         """Record an event and pass it on."""
         match event:
             case Queued():
-                self.position = event.position
+                self.phase, self.position = Phase.QUEUED, event.position
             case Started():
                 self.phase, self.position, self.started = Phase.RUNNING, 0, time.monotonic()
             case Progress():
@@ -88,6 +93,8 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._ended: OrderedDict[str, Task] = OrderedDict()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.last_steps = 0
         """Sampler steps of the last task: A1111 goes on telling them when nothing runs."""
 
@@ -97,30 +104,46 @@ class TaskRegistry:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def open(self, kind: str, request: GenerationRequest | None, session: str | None = None) -> Task:
-        """A new task for ``request``; its id is the request's own, or a fresh one."""
-        task_id = (request and request.task_id) or f"task({kind}-{uuid.uuid4().hex[:15]})"
+    def open(self, kind: str, session: str | None = None) -> Task:
+        """A task for a request that has just arrived, under an id of ours until it :meth:`claim` its own."""
+        task = Task(f"task({kind}-{uuid.uuid4().hex[:15]})", kind, session=session)
+        self._tasks[task.id] = task
+        self._empty.clear()
+        return task
+
+    def claim(self, task: Task, task_id: str) -> None:
+        """Give ``task`` the id that its client chose; "" leaves its own. Raises :class:`BadRequest` if it is taken."""
+        if not task_id or task_id == task.id:
+            return
         if task_id in self._tasks:
             raise BadRequest(
                 f"A task with id {task_id!r} is already under way: choose another force_task_id."
             )
         self._ended.pop(task_id, None)
-        task = Task(task_id, kind, request, session=session)
-        self._tasks[task_id] = task
-        return task
+        self._tasks = OrderedDict(
+            (task_id if key == task.id else key, one) for key, one in self._tasks.items()
+        )
+        task.id = task_id
 
     def close(self, task: Task) -> None:
-        """The task has ended, one way or another."""
+        """The task has ended, one way or another. Of work, its id and outcome are remembered and nothing else."""
+        worked = task.phase is not Phase.ARRIVED
         task.phase = Phase.DONE
         self._tasks.pop(task.id, None)
         if task.progress is not None:
             self.last_steps = task.progress.steps
-        # What an ended task made is not kept: only that it ended.
-        task._listeners.clear()
-        task.progress = task.shown = None
-        self._ended[task.id] = task
+        if worked:
+            self._ended[task.id] = Task(
+                task.id, task.kind, session=task.session, phase=Phase.DONE, outcome=task.outcome
+            )
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
+        if not self._tasks:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Return when no request for work is under way."""
+        await self._empty.wait()
 
     def running(self) -> Task | None:
         """The task on the device, if any: the last that was started, as one before it may still be on its way out."""

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -11,20 +11,17 @@ import structlog
 import torch
 
 from service.backends.engine import News
+from service.catalogue.catalogue import Catalogue
 from service.catalogue.checkpoints import locate
-from service.catalogue.records import (
-    CheckpointInfo,
-    DeviceInfo,
-    EmbeddingInfo,
-    LoraInfo,
-    UpscalerInfo,
-    VaeInfo,
-)
 from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
 from service.core.events import ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.pixels import Pixels
+from service.core.records import (
+    CheckpointInfo,
+    DeviceInfo,
+)
 from service.engine import attention, device
 from service.engine.captioner import Captioner
 from service.engine.conditioning import EncodingCache
@@ -220,37 +217,19 @@ class DiffusersEngine:
 
     # --- what there is -------------------------------------------------------------------------------
 
-    def find(self, name: str) -> CheckpointInfo:
-        """The checkpoint of that name. Raises ``UnknownName``."""
-        return self._require().catalogue.find(name)
+    def catalogue(self) -> Catalogue:
+        """All that a request may name, and the device."""
+        library = self._require()
+        return Catalogue(
+            tuple(library.catalogue.all()),
+            tuple(library.vaes.all()),
+            tuple(library.loras.all()),
+            tuple(library.embeddings.all()),
+            tuple(library.upscalers.all()),
+            self._device_info(library.device),
+        )
 
-    def vaes(self) -> Sequence[VaeInfo]:
-        """VAEs that can be used."""
-        return self._require().vaes.all()
-
-    def loras(self) -> Sequence[LoraInfo]:
-        """LoRA networks that prompts may name."""
-        return self._require().loras.all()
-
-    def embeddings(self) -> Sequence[EmbeddingInfo]:
-        """Textual inversions."""
-        return self._require().embeddings.all()
-
-    def upscalers(self) -> Sequence[UpscalerInfo]:
-        """The built-in filters, then networks."""
-        return self._require().upscalers.all()
-
-    def checkpoints(self) -> Sequence[CheckpointInfo]:
-        """All checkpoints, the default one first."""
-        return self._require().catalogue.all()
-
-    def current(self) -> CheckpointInfo:
-        """The default checkpoint."""
-        return self._require().catalogue.default
-
-    def device(self) -> DeviceInfo:
-        """What this engine runs on."""
-        chosen = self._require().device
+    def _device_info(self, chosen: device.Device) -> DeviceInfo:
         return DeviceInfo(chosen.torch_device.type, chosen.dtype_name, chosen.memory_limit)
 
     def device_memory(self) -> dict[str, int]:

@@ -54,9 +54,9 @@ class Gated:
 
     def waiting(self, **fields: Any) -> Background:
         """A request that waits."""
-        before = self.live.call(lambda: self.live.context.backend.slot.waiting)
+        before = self.live.call(lambda: self.live.context.backend.waiting)
         made = Background(self.live, **fields)
-        self.live.wait_until(lambda: self.live.context.backend.slot.waiting == before + 1)
+        self.live.wait_until(lambda: self.live.context.backend.waiting == before + 1)
         return made
 
     def steps(self, count: int) -> None:
@@ -190,7 +190,7 @@ def test_progress_by_task(gated: Gated) -> None:
 def test_everything_answers_while_fifty_wait(gated: Gated) -> None:
     gated.running()
     others = [Background(gated.live, seed=number) for number in range(50)]
-    gated.live.wait_until(lambda: gated.live.context.backend.slot.waiting == 50)
+    gated.live.wait_until(lambda: gated.live.context.backend.waiting == 50)
     with gated.live.client() as client:
         gets = [
             "progress", "options", "samplers", "sd-models", "memory", "loras", "embeddings", "cmd-flags", "scripts",
@@ -203,9 +203,7 @@ def test_everything_answers_while_fifty_wait(gated: Gated) -> None:
         assert client.post("/sdapi/v1/skip").status_code == 200
         assert client.post("/sdapi/v1/interrupt", params={"id_task": "nobody"}).json() == {}
         assert client.get("/readyz").status_code == 200
-    assert gated.live.call(lambda: gated.live.context.backend.slot.waiting) == 50, (
-        "not one had to end for that"
-    )
+    assert gated.live.call(lambda: gated.live.context.backend.waiting) == 50, "not one had to end for that"
     gated.gate.release(1000)
     assert {other.result().status_code for other in others} == {200}
 
@@ -275,7 +273,7 @@ def test_a_waiting_request_is_dropped_by_its_id_and_answers_200_without_images(
     info = json.loads(content["info"])
     assert (info["infotexts"], info["all_seeds"], info["seed"]) == ([], [], 5)
     assert info["sd_model_name"] == CHECKPOINT.name
-    assert gated.live.call(lambda: gated.live.context.backend.slot.waiting) == 1
+    assert gated.live.call(lambda: gated.live.context.backend.waiting) == 1
 
 
 @pytest.mark.parametrize(
@@ -332,7 +330,7 @@ def test_skip_is_told_to_the_running_task_alone(gated: Gated) -> None:
 def test_work_that_makes_no_image_runs_unseen(gated: Gated) -> None:
     gated.running(force_task_id="first")
     loading = Background(gated.live, "/sdapi/v1/reload-checkpoint")
-    gated.live.wait_until(lambda: gated.live.context.backend.slot.waiting == 1)
+    gated.live.wait_until(lambda: gated.live.context.backend.waiting == 1)
     assert progress(gated.live)["current_task"] == "first"
     gated.gate.release(10)
     assert loading.result().json() == {}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.api.sdapi.scripts.sd_upscale import Tiling
 from service.api.sdapi.scripts.xyz_plot import axes_for
+from service.core.tiling import Tiling
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, serve
 

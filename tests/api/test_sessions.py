@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.sdapi.options import DEFAULTS, LARGEST, Options, checked
-from service.catalogue.records import CheckpointInfo
 from service.core.errors import BadRequest
+from service.core.records import CheckpointInfo
 from service.state.sessions import Sessions, is_id, new_id
 from tests.api.conftest import SMALL, Api
 from tests.fakes import CHECKPOINT, OTHER, FakeEngine
@@ -154,7 +154,7 @@ def test_a_title_that_gains_its_hash_by_loading_is_told_with_it(
         read.append(name)
         return OTHER
 
-    monkeypatch.setattr(api.engine, "find", lambda name: OTHER if read else plain)
+    monkeypatch.setattr(api.engine, "checkpoints", lambda: [CHECKPOINT, OTHER if read else plain])
     monkeypatch.setattr(api.engine, "load_checkpoint", load)
     assert api.post(OPTIONS, json={"sd_model_checkpoint": "other"}).status_code == 200
     assert read == [plain.title]
@@ -162,7 +162,7 @@ def test_a_title_that_gains_its_hash_by_loading_is_told_with_it(
 
 
 def test_a_checkpoint_that_is_gone_gives_way_to_the_default(api: Api) -> None:
-    api.live.call(lambda: api.live.context.options.update(sd_model_checkpoint="gone.safetensors"))
+    api.live.call(lambda: api.live.context.preferences.shared.update(sd_model_checkpoint="gone.safetensors"))
     assert api.get(OPTIONS).json()["sd_model_checkpoint"] == CHECKPOINT.title
 
 
@@ -264,7 +264,7 @@ def test_a_checkpoint_switch_waits_its_turn_and_other_options_do_not() -> None:
     with serve(engine) as live, live.client() as client, live.client() as other:
         making = threading.Thread(target=client.post, args=("/sdapi/v1/txt2img",), kwargs={"json": SMALL})
         making.start()
-        live.wait_until(lambda: live.context.backend.slot.busy)
+        live.wait_until(lambda: live.context.backend.running)
         assert other.post(OPTIONS, json={"jpeg_quality": 41}).status_code == 200
         whole = other.get(OPTIONS).json()
         assert other.post(OPTIONS, json=whole).status_code == 200, "the same checkpoint needs no device"
@@ -272,7 +272,7 @@ def test_a_checkpoint_switch_waits_its_turn_and_other_options_do_not() -> None:
             target=other.post, args=(OPTIONS,), kwargs={"json": {"sd_model_checkpoint": OTHER.title}}
         )
         switching.start()
-        live.wait_until(lambda: live.context.backend.slot.waiting == 1)
+        live.wait_until(lambda: live.context.backend.waiting == 1)
         assert not engine.loaded
         gate.release(2)
         switching.join()

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from service.catalogue.records import CheckpointInfo
 from service.catalogue.weights import TensorEntry, read_header
+from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
 from service.engine.families.model import Model

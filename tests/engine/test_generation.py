@@ -185,7 +185,7 @@ def test_running_out_of_memory_is_explained_and_survived(
 def test_unknown_checkpoints_are_named(engine: DiffusersEngine) -> None:
     with pytest.raises(UnknownName, match="demo_model"):
         run(engine, with_(checkpoint="nope"))
-    current = engine.current()
+    current = engine.catalogue().default
     for name in (current.title, current.name, current.short_hash, current.sha256, f"{current.name} [x]"):
         assert name is not None
         assert engine.get(name).info == current

@@ -118,7 +118,7 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_loras_are_listed_with_their_alias_and_metadata(engine: DiffusersEngine) -> None:
-    listed = {info.name: info for info in engine.loras()}
+    listed = {info.name: info for info in engine.catalogue().loras}
     assert listed.keys() == {"both", "text", "unet", "stranger"}
     assert listed["both"].alias == "Both Of Them"
     assert listed["both"].metadata == {"ss_output_name": "Both Of Them"}
@@ -191,7 +191,7 @@ def test_embeddings_stand_for_their_vectors(engine: DiffusersEngine, folder: Pat
     (shelf / "pickle.pt").write_bytes(b"pickle")
     engine.refresh()
     try:
-        listed = {info.name: info for info in engine.embeddings()}
+        listed = {info.name: info for info in engine.catalogue().embeddings}
         assert listed.keys() == {"zorg", "single", "older", "large"}
         assert (listed["zorg"].vectors, listed["zorg"].width, listed["zorg"].usable) == (len(ids), 256, True)
         assert (listed["large"].vectors, listed["large"].width, listed["large"].usable) == (2, 2048, False)
@@ -206,7 +206,7 @@ def test_embeddings_stand_for_their_vectors(engine: DiffusersEngine, folder: Pat
         for file in shelf.iterdir():
             file.unlink()
         engine.refresh()
-    assert engine.embeddings() == []
+    assert engine.catalogue().embeddings == ()
     assert not np.array_equal(image(engine, prompt="pretty zorg, older"), plain)
 
 
@@ -214,7 +214,7 @@ def test_embeddings_stand_for_their_vectors(engine: DiffusersEngine, folder: Pat
 
 
 def test_another_vae_decodes_for_one_request(engine: DiffusersEngine) -> None:
-    assert [info.name for info in engine.vaes()] == ["brighter", "four"]
+    assert [info.name for info in engine.catalogue().vaes] == ["brighter", "four"]
     plain = run(engine)
     assert plain.vae_name is None
     other = run(engine, vae="brighter")
@@ -266,12 +266,12 @@ def test_vae_files_are_read_in_both_layouts(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_checkpoints_are_chosen_by_request_and_kept_within_the_budget(engine: DiffusersEngine) -> None:
-    default, copy = engine.checkpoints()
-    assert (default.title, copy.title) == (engine.current().title, "copy")
+    default, copy = engine.catalogue().checkpoints
+    assert (default.title, copy.title) == (engine.catalogue().default.title, "copy")
     library = engine._require()
     plain, other = image(engine), run(engine, checkpoint="copy")
     assert not np.array_equal(other.images[0], plain)
-    copy = engine.find("copy")
+    copy = engine.catalogue().find("copy")
     assert copy.sha256 is not None
     assert copy.title == f"copy [{copy.short_hash}]" == other.model_title
     assert [info.name for info in library.loaded] == ["demo_model", "copy"]
@@ -314,7 +314,7 @@ def test_refresh_finds_new_files_and_drops_changed_ones(engine: DiffusersEngine,
     save_file({"joint_blocks.0.x": torch.ones(1)}, broken)
     try:
         engine.refresh()
-        assert [info.name for info in engine.checkpoints()][1:] == ["copy"]
+        assert [info.name for info in engine.catalogue().checkpoints][1:] == ["copy"]
         assert not np.array_equal(image(engine, checkpoint="copy"), before)
         with pytest.raises(UnknownName, match="copy"):
             engine.load_checkpoint("broken")
@@ -356,7 +356,7 @@ def test_free_memory_is_the_least_of_machine_and_control_group(tmp_path: Path) -
 
 
 def test_the_hires_pass_may_use_an_upscaling_network(engine: DiffusersEngine) -> None:
-    assert [info.name for info in engine.upscalers()] == ["None", "Lanczos", "Nearest", "Small 2x"]
+    assert [info.name for info in engine.catalogue().upscalers] == ["None", "Lanczos", "Nearest", "Small 2x"]
     images = [image(engine, hires=HiresFix(192, 192, 0.3, name, 2)) for name in ("Small 2x", "Lanczos")]
     assert images[0].shape == images[1].shape == (192, 192, 3)
     assert not np.array_equal(images[0], images[1])

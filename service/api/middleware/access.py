@@ -9,6 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import scope as scopes
 from service.api.problems import mistake, problem_response
 from service.metrics import Metrics
 
@@ -35,7 +36,7 @@ class Access:
             await self.app(scope, receive, send)
             return
         arrived = time.monotonic()
-        scope["sd.arrived"] = arrived
+        scope[scopes.ARRIVED] = arrived
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
@@ -68,12 +69,12 @@ class Access:
             await problem_response(mistake(error))(scope, receive, send_with_headers)
         finally:
             if scope["path"] not in _QUIET:
-                self._metrics.http_done(scope.get("sd.kind", "other"), scope["method"], status)
+                self._metrics.http_done(scope.get(scopes.KIND, "other"), scope["method"], status)
                 log.info(
                     "request",
                     method=scope["method"],
                     path=scope["path"],
                     status=status,
                     duration=round(time.monotonic() - arrived, 4),
-                    **scope.get("sd.log", {}),
+                    **scopes.log_fields(scope),
                 )

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import note, problem_response
 from service.core.errors import BodyTooLarge, BodyTooSlow, ServiceError
 
 _JSON: Final = "application/json"
@@ -80,6 +80,7 @@ class BodyGuard:
         )
 
     async def _refuse(self, error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
+        note(scope, error)
         response = problem_response(error)
         # The rest of the body is not read: the connection cannot be used again.
         response.headers["Connection"] = "close"

@@ -6,13 +6,11 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.scope import SESSION
 from service.state import sessions
 
 PREFIX: Final = "/sdapi/"
 """Only these routes know sessions: probes, metrics and the stateless endpoints neither read nor set a cookie."""
-
-KEY: Final = "sd.session"
-"""Where the id stands in the scope; absent for a client that sent none."""
 
 
 class SessionCookie:
@@ -31,7 +29,7 @@ class SessionCookie:
         headers = Headers(scope=scope)
         known = self._read(headers)
         if known is not None:
-            scope[KEY] = known
+            scope[SESSION] = known
         secure = scope.get("scheme") == "https" or headers.get("x-forwarded-proto", "").startswith("https")
         # Sent with every answer: its lifetime counts from the last one.
         cookie = (

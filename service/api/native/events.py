@@ -61,6 +61,18 @@ class ResultEvent(BaseModel):
     served_by: str = Field(description="Name of the serving pod.")
 
 
+class UpscaledEvent(BaseModel):
+    """Images were enlarged."""
+
+    version: Literal[1] = VERSION
+    task_id: str
+    images: list[str] = Field(description="Base64 without a data: prefix.")
+    media_type: str = Field(description="Of the files in images, e.g. image/png.")
+    info: str = Field(description="What was done, in the words of A1111's infotext.")
+    timings: dict[str, float] = Field(description="Seconds by stage.")
+    served_by: str = Field(description="Name of the serving pod.")
+
+
 class ErrorEvent(BaseModel):
     """The request failed; nothing follows. ``status`` is the HTTP status a plain request would have got."""
 

@@ -5,11 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from service.api.dialect import Dialect
 from service.api.problems import json_response
 from service.context import Context, get_context
 from service.core.lifecycle import Probe
 
 router = APIRouter(tags=["operations"])
+
+DIALECT = Dialect((router,), {})
 
 ContextDep = Annotated[Context, Depends(get_context)]
 
@@ -28,7 +31,7 @@ async def livez(context: ContextDep) -> Response:
 @router.get("/readyz", summary="Would a request be served?")
 async def readyz(context: ContextDep) -> Response:
     """200 after the warm-up image and before SIGTERM; else 503 with the state and the reason."""
-    return _answer(context.lifecycle.readiness())
+    return _answer(context.backend.readiness())
 
 
 @router.get("/metrics", summary="Prometheus metrics")

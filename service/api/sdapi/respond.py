@@ -1,84 +1,69 @@
-"""From a result to A1111's answer: files, base64, the echo of the request, and ``info``.
+"""From results to A1111's answer: files, base64, the echo of the request, and ``info``.
 
-Runs in an encoder thread: it costs milliseconds that neither the event loop nor the device should wait for.
+It costs milliseconds that neither the event loop nor the device should wait for, so it runs in a lane.
 """
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
 from service.api.sdapi.options import Options
+from service.api.sdapi.prepared import Prepared
 from service.api.sdapi.saving import save, save_grid
-from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
 from service.catalogue.samplers import SAMPLERS
+from service.context import Context
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult, SamplingShape
 from service.core.pixels import Pixels
+from service.core.tasks import Task
 from service.imaging import formats, infotext
-from service.imaging.formats import Encoding, encode_base64
+from service.imaging.formats import encode_base64
 from service.imaging.grid import make_grid, rows_of
 from service.imaging.infotext import InfotextOptions
 from service.imaging.respond import encode_all
+from service.settings import Settings
 
 VERSION = "v1.10.1"
 """The A1111 version whose API this is; readers of infotexts look at it."""
 
 
-def encoding_of(options: Options) -> Encoding:
-    """How the options say that images are written. Raises :class:`BadRequest` for an unknown format."""
-    return Encoding(
-        format=formats.parse_format(options.text("samples_format")),
-        quality=options.integer("jpeg_quality"),
-        lossless=options.flag("webp_lossless"),
-        embed_infotext=options.flag("enable_pnginfo"),
-    )
+def encode(prepared: Prepared, result: GenerationResult) -> tuple[list[str], list[str]]:
+    """The images as base64, and the infotext of each."""
+    extra = {**sampling(result.request), **prepared.extra}
+    return encode_all(result, prepared.encoding, _infotext_options(prepared.options), extra)
 
 
-def encode(
-    result: GenerationResult, options: Options, extra: Mapping[str, Any] | None = None
-) -> tuple[list[str], list[str]]:
-    """The images as base64, and the infotext of each; ``extra`` are entries that only the dialect knows."""
-    return encode_all(result, encoding_of(options), _infotext_options(options), extra)
+async def answer(
+    prepared: Prepared, results: Sequence[GenerationResult], context: Context, task: Task
+) -> dict[str, Any]:
+    """What is answered for ``results``: encoded in a lane, when the device is already free."""
+    began = time.perf_counter()
+    made = await context.lanes.run(task, lambda: write(prepared, prepared.compose(results), context.settings))
+    task.timings.add("encoding", time.perf_counter() - began)
+    return made
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """How a result is sent: what only the dialect knows of it, and where it is kept.
-
-    ``extra``: infotext entries; ``remarks``: sentences for the client; ``output_dir``: where ``save_images`` writes,
-    None for nowhere; ``largest_grid``: pixels beyond which no grid is made.
-    """
-
-    kind: str
-    extra: Mapping[str, Any] | None = None
-    remarks: tuple[str, ...] = ()
-    output_dir: Path | None = None
-    largest_grid: int | None = None
-
-
-def body(sent: GenerationBody, composed: Composed, options: Options, sending: Sending) -> bytes:
-    """The JSON body of txt2img and img2img, as bytes; files of it on disk, if the client asked for them.
+def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[str, Any]:
+    """``images``, ``parameters``, ``info`` and ``infotexts``; files on disk, if the client asked for them.
 
     ``composed`` has one result, or those of a script. ``info`` is that of the first, with the images of all.
     """
+    sent, options = prepared.body, prepared.options
     images: list[str] = []
     infotexts: list[str] = []
     about: dict[str, Any] = {}
-    remarks = list(sending.remarks)
+    remarks = list(prepared.remarks)
     for result in composed.results:
-        extra = {**sampling(result.request), **(sending.extra or {})}
-        encoded, texts = encode(result, options, extra)
+        encoded, texts = encode(prepared, result)
         if not about:
-            about = info(result, texts, options, extra)
+            about = info(prepared, result, texts)
         else:
-            _merge(about, info(result, texts, options, extra))
+            _merge(about, info(prepared, result, texts))
         images += encoded
         infotexts += texts
         remarks += [comment for comment in result.comments if comment not in remarks]
@@ -87,11 +72,11 @@ def body(sent: GenerationBody, composed: Composed, options: Options, sending: Se
     grids = [_written(grid, _first(infotexts, options), options, "samples_format") for grid in composed.grids]
     if sent.save_images and images:
         seeds = [seed for result in composed.results for seed in result.seeds[: len(result.images)]]
-        if sending.output_dir and options.flag("samples_save"):
-            save(sending.output_dir, sending.kind, images, seeds, options.choice("samples_format"))
+        if settings.output_dir and options.flag("samples_save"):
+            save(settings.output_dir, prepared.kind, images, seeds, options.choice("samples_format"))
         if not grids and len(composed.results) == 1:
             try:
-                grid = _grid(composed.results[0], infotexts, options, sending)
+                grid = _grid(prepared, composed.results[0], infotexts, settings)
             except BadRequest as error:
                 remarks.append(f"There is no grid: {error.detail}")
                 grid = None
@@ -100,13 +85,12 @@ def body(sent: GenerationBody, composed: Composed, options: Options, sending: Se
         about["infotexts"] = [_first(infotexts, options) or ""] * len(grids) + infotexts
         about["index_of_first_image"] = len(grids)
     about["comments"] = remarks
-    return orjson.dumps(
-        {
-            "images": [*grids, *images] if sent.send_images else [],
-            "parameters": sent.model_dump(mode="json"),
-            "info": orjson.dumps(about).decode(),
-        }
-    )
+    return {
+        "images": [*grids, *images] if sent.send_images else [],
+        "parameters": sent.model_dump(mode="json"),
+        "info": orjson.dumps(about).decode(),
+        "infotexts": about["infotexts"],
+    }
 
 
 def _merge(about: dict[str, Any], more: dict[str, Any]) -> None:
@@ -126,20 +110,22 @@ def _written(pixels: Pixels, text: str | None, options: Options, option: str) ->
     )
 
 
-def _grid(result: GenerationResult, infotexts: list[str], options: Options, sending: Sending) -> str | None:
+def _grid(
+    prepared: Prepared, result: GenerationResult, infotexts: list[str], settings: Settings
+) -> str | None:
     """The images in one, which A1111 puts first where it saves; None for a single image or where it is off."""
-    count = len(result.images)
-    wanted, kept = options.flag("return_grid"), bool(sending.output_dir) and options.flag("grid_save")
+    count, options = len(result.images), prepared.options
+    wanted, kept = options.flag("return_grid"), bool(settings.output_dir) and options.flag("grid_save")
     if count < (2 if options.flag("grid_only_if_multiple") else 1) or not (wanted or kept):
         return None
     rows = rows_of(
         count, options.integer("n_rows"), result.request.batch_size, options.flag("grid_prevent_empty_spots")
     )
-    pixels = make_grid(result.images, rows, max_pixels=sending.largest_grid)
+    pixels = make_grid(result.images, rows, max_pixels=settings.max_image_pixels)
     text = _first(infotexts, options)
-    if sending.output_dir is not None and kept:
+    if settings.output_dir is not None and kept:
         file = _written(pixels, text, options, "grid_format")
-        save_grid(sending.output_dir, sending.kind, file, options.choice("grid_format"))
+        save_grid(settings.output_dir, prepared.kind, file, options.choice("grid_format"))
     return _written(pixels, text, options, "samples_format") if wanted else None
 
 
@@ -180,13 +166,9 @@ def sampling(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
-def info(
-    result: GenerationResult,
-    infotexts: list[str],
-    options: Options,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> dict[str, Any]:
     """The object behind the ``info`` string, keys in A1111's order."""
+    extra = {**sampling(result.request), **prepared.extra}
     request = result.request
     prompts = [infotext.prompts_of(result, index) for index in range(len(result.images))]
     first = prompts[0] if prompts else (request.prompt, request.negative_prompt)

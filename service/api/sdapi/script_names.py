@@ -1,13 +1,13 @@
 """Which scripts there are: for the lists, for the check of ``script_name``, and to run the one that is named."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.scripts import prompt_matrix, sd_upscale, xyz_plot
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Series
-from service.backends.engine import Engine
+from service.api.sdapi.scripts.series import ScriptPlan
+from service.catalogue.catalogue import Catalogue
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest
 from service.settings import Settings
@@ -83,22 +83,23 @@ SCRIPTS: Final[list[Script]] = [
 """All selectable scripts, in the order of the lists. There are no always-on scripts."""
 
 
-def series(
-    body: GenerationBody, request: GenerationRequest, kind: str, engine: Engine, settings: Settings
-) -> Series | None:
+def plan_script(
+    body: GenerationBody, request: GenerationRequest, kind: str, catalogue: Catalogue, settings: Settings
+) -> ScriptPlan | None:
     """What the script that ``body`` names makes of ``request``; None where it names none. Raises BadRequest."""
     name = (body.script_name or "").strip().lower()
     arguments = Arguments(name, body.script_args)
     if name == prompt_matrix.NAME:
         planned = prompt_matrix.plan(request, arguments, settings.max_image_pixels)
     elif name == sd_upscale.NAME:
-        names = [upscaler.name for upscaler in engine.upscalers()]
+        names = [upscaler.name for upscaler in catalogue.upscalers]
         planned = sd_upscale.plan(request, arguments, names, settings)
     elif name == xyz_plot.NAME:
         planned = xyz_plot.plan(request, arguments, kind, settings.max_image_pixels)
     else:
         return None
-    return planned.checked(settings)
+    named = tuple(catalogue.named(one) for one in planned.job.requests)
+    return replace(planned, job=replace(planned.job, requests=named)).checked(settings)
 
 
 def find_script(name: str, kind: str) -> Script | None:

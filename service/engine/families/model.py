@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.records import CheckpointInfo
+from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner
 
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from service.catalogue.checkpoints import sha256_of
 from service.catalogue.files import identity, left_out, weight_files_in
-from service.catalogue.records import EmbeddingInfo
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
+from service.core.records import EmbeddingInfo
 from service.engine.families.model import Model
 from service.engine.weights.tensors import read_tensors
 

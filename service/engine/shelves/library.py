@@ -13,11 +13,11 @@ import structlog
 
 from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
 from service.catalogue.files import left_out
-from service.catalogue.records import CheckpointInfo
 from service.catalogue.weights import read_header, weight_files
 from service.core.cancel import CancelToken
 from service.core.errors import ModelLoadError
 from service.core.pixels import Pixels
+from service.core.records import CheckpointInfo
 from service.engine import memory
 from service.engine.device import GIB, Device
 from service.engine.families.model import Model

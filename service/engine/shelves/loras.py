@@ -9,9 +9,9 @@ import torch
 
 from service.catalogue.checkpoints import sha256_of
 from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
-from service.catalogue.records import LoraInfo
 from service.catalogue.weights import SUFFIX, read_header
 from service.core.errors import ModelLoadError
+from service.core.records import LoraInfo
 from service.engine.families.model import Model
 from service.engine.weights.lora import Adapter, Scaled, WeightPatch
 from service.engine.weights.tensors import read_tensors

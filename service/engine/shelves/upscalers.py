@@ -7,11 +7,11 @@ from typing import Final
 import torch
 
 from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
-from service.catalogue.records import UpscalerInfo
 from service.catalogue.upscalers import BUILT_IN, LATENT_MODES
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError, UnknownName
 from service.core.pixels import Pixels
+from service.core.records import UpscalerInfo
 from service.engine import esrgan
 from service.engine.device import Device
 from service.engine.generation.upscaling import enlarge_image

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from service.catalogue.checkpoints import sha256_of
 from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
-from service.catalogue.records import VaeInfo
 from service.catalogue.weights import SUFFIX, TensorEntry, read_header
 from service.core.errors import BadRequest, ModelLoadError, UnknownName
+from service.core.records import VaeInfo
 from service.engine.device import Device
 from service.engine.families.model import Model
 from service.engine.weights import ldm, loading

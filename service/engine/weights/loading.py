@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.records import CheckpointInfo
 from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle
 from service.core.errors import ModelLoadError
+from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, EncodingCache
 from service.engine.device import Device
 from service.engine.families.model import Model

@@ -18,9 +18,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.records import CheckpointInfo
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
+from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
 from service.engine.families.model import Model, Prediction

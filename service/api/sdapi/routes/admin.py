@@ -1,55 +1,59 @@
 """What changes the server itself: refreshing lists, loading checkpoints, stopping. And what it leaves out."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.admission import exchange
+from service.api.admission import Work, get_task
 from service.api.problems import json_response
 from service.api.sdapi.routes.options import checkpoint_of
-from service.api.sdapi.settle import session_of
 from service.api.sdapi.styles import StyleBook
-from service.backends.engine import Engine
 from service.context import Context, get_context
 from service.core.errors import NotFound, NotImplementedHere
+from service.core.jobs import LoadCheckpoint, Refresh, Unload
+from service.core.tasks import Task
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
 ContextDep = Annotated[Context, Depends(get_context)]
 
 
-async def _on_device(context: Context, request: Request, work: Callable[[Engine], object]) -> None:
-    async with exchange(context, request, "other") as task:
-        await context.backend.on_device(task, work)
+TaskDep = Annotated[Task, Depends(get_task)]
+
+WORK: Work = {
+    ("POST", f"/sdapi/v1/{name}"): "other"
+    for name in (
+        "refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings", "unload-checkpoint",
+        "reload-checkpoint",
+    )
+}  # fmt: skip
 
 
 @router.post("/refresh-checkpoints", response_model=None, summary="Look at the models folder again")
 @router.post("/refresh-vae", response_model=None, summary="Look at the models folder again")
 @router.post("/refresh-loras", response_model=None, summary="Look at the models folder again")
 @router.post("/refresh-embeddings", response_model=None, summary="Look at the models folder again")
-async def refresh(request: Request, context: ContextDep) -> Response:
+async def refresh(context: ContextDep, task: TaskDep) -> Response:
     """Find what was put into the models folder since: checkpoints, VAEs, LoRAs, embeddings, upscalers and styles."""
-    await _on_device(context, request, lambda engine: engine.refresh())
-    loop = asyncio.get_running_loop()
-    context.styles = await loop.run_in_executor(context.encoders, StyleBook.read, context.settings.models_dir)
+    await context.backend.run(Refresh(), task)
+    context.styles = await context.lanes.run(task, StyleBook.read, context.settings.models_dir)
     return json_response(None)
 
 
 @router.post("/unload-checkpoint", response_model=dict[str, Any], summary="Free the checkpoints' memory")
-async def unload_checkpoint(request: Request, context: ContextDep) -> Response:
+async def unload_checkpoint(context: ContextDep, task: TaskDep) -> Response:
     """Free the memory of all checkpoints; the next request loads what it needs."""
-    await _on_device(context, request, lambda engine: engine.unload())
+    await context.backend.run(Unload(), task)
     return json_response({})
 
 
 @router.post("/reload-checkpoint", response_model=dict[str, Any], summary="Load the checkpoint again")
-async def reload_checkpoint(request: Request, context: ContextDep) -> Response:
+async def reload_checkpoint(context: ContextDep, task: TaskDep) -> Response:
     """Load the checkpoint that a request of this client would use."""
-    title = checkpoint_of(context, session_of(request))
-    await _on_device(context, request, lambda engine: engine.load_checkpoint(title))
+    used = await checkpoint_of(context, task.session)
+    await context.backend.run(LoadCheckpoint(used.title), task)
     return json_response({})
 
 

@@ -1,119 +1,86 @@
-"""POST /sdapi/v1/txt2img."""
+"""POST /sdapi/v1/txt2img and img2img: from a prompt, or from images (and a mask), to images."""
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+import orjson
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from service.api.admission import exchange
-from service.api.sdapi import respond, translate
-from service.api.sdapi.schemas import GenerationBody, ImagesResponse, Txt2ImgBody
-from service.api.sdapi.script_names import series
-from service.api.sdapi.scripts.series import Composed, Series
-from service.api.sdapi.settle import Body, Settled, check_names, keep_overrides, settle
+from service.api.admission import Work, get_task
+from service.api.problems import picture_response
+from service.api.sdapi import respond
+from service.api.sdapi.prepared import Prepared, prepare
+from service.api.sdapi.schemas import GenerationBody, ImagesResponse, Img2ImgBody, Txt2ImgBody
+from service.api.url_images import inline, without_urls
 from service.context import Context, get_context
 from service.core.errors import Cancelled
-from service.core.generation import GenerationRequest, GenerationResult
-from service.core.pixels import Pixels
+from service.core.generation import GenerationResult
 from service.core.tasks import Phase, Task
+from service.settings import Settings
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
+WORK: Work = {("POST", "/sdapi/v1/txt2img"): "txt2img", ("POST", "/sdapi/v1/img2img"): "img2img"}
+
 ContextDep = Annotated[Context, Depends(get_context)]
+TaskDep = Annotated[Task, Depends(get_task)]
 
 
 @router.post("/txt2img", response_model=ImagesResponse, summary="Make images from a prompt")
-async def txt2img(body: Txt2ImgBody, request: Request, context: ContextDep) -> Response:
+async def txt2img(body: Txt2ImgBody, context: ContextDep, task: TaskDep) -> Response:
     """Make ``batch_size × n_iter`` images. Seeds are fixed and limits checked before the device is touched."""
-    settled = settle(body, request, context, "txt2img")
-    generation = translate.txt2img(settled.body, settled.options, context.settings, context.styles)
-    return await make("txt2img", generation, settled, request, context)
+    return await _answer(body, context, task)
 
 
-async def make(
-    kind: str,
-    generation: GenerationRequest,
-    settled: Settled[Body],
-    request: Request,
-    context: Context,
-    *,
-    echo: GenerationBody | None = None,
-    finish: Callable[[Pixels, int], Pixels] | None = None,
-    extra: Mapping[str, Any] | None = None,
-    remarks: tuple[str, ...] = (),
-) -> Response:
-    """Run ``generation`` and answer in A1111's shape; encoding happens when the device is already free.
+@router.post("/img2img", response_model=ImagesResponse, summary="Make images from images and a prompt")
+async def img2img(body: Img2ImgBody, context: ContextDep, task: TaskDep) -> Response:
+    """Make images that start from ``init_images``; with ``mask`` only its white part is made anew."""
+    return await _answer(body, context, task)
 
-    ``echo`` is the body to answer as ``parameters``, where that is not the settled one. ``finish`` turns each image
-    into the one to send; ``extra`` are infotext entries of the route's own, ``remarks`` its sentences for the client.
-    """
-    options = settled.options
-    respond.encoding_of(options)
-    generation = check_names(generation, context.backend.engine)
-    sending = respond.Sending(
-        kind,
-        extra,
-        (*settled.remarks, *remarks),
-        context.settings.output_dir,
-        context.settings.max_image_pixels,
+
+async def _answer(body: GenerationBody, context: Context, task: Task) -> Response:
+    prepared = await ready(body, context, task)
+    results = await make(prepared, context, task)
+    answer = await respond.answer(prepared, results, context, task)
+    del answer["infotexts"]  # they stand in info
+    if prepared.kept is not None:
+        await context.preferences.set(task.session, prepared.kept)
+    headers = {"X-Task-Id": task.id, **({"X-Cold-Start": "1"} if task.cold_start else {})}
+    return picture_response(await context.lanes.run(task, orjson.dumps, answer), headers)
+
+
+async def ready(body: GenerationBody, context: Context, task: Task) -> Prepared:
+    """``body`` prepared for the client of ``task``, which gets its id and knows from now on what is asked."""
+    context.backend.raise_if_refusing()  # before anything is fetched, decoded or planned
+    catalogue, layers = context.backend.catalogue, await context.preferences.layers(task.session)
+    if isinstance(body, Img2ImgBody):
+        body = await _with_pictures(body, context.settings)
+    prepared = await context.lanes.run(
+        task, prepare, body, layers, context.settings, catalogue, context.styles
     )
-    script = series(settled.body, generation, kind, context.backend.engine, context.settings)
-    if script is not None:
-        engine = context.backend.engine
-        script = replace(script, requests=tuple(check_names(one, engine) for one in script.requests))
-        sending = replace(sending, extra={**(sending.extra or {}), **script.extra})
-    async with exchange(context, request, kind, generation) as task:
-        try:
-            results = await _results(generation, script, task, context)
-        except Cancelled as error:
-            if error.cause != "interrupt":
-                raise
-            results = [_nothing(generation, context)]
-        task.phase = Phase.ENCODING
-
-        def encode() -> bytes:
-            composed = script.compose(results) if script is not None else Composed((), tuple(results))
-            if finish is not None:
-                composed = replace(
-                    composed, results=tuple(_finished(made, finish) for made in composed.results)
-                )
-            return respond.body(echo or settled.body, composed, options, sending)
-
-        began = time.perf_counter()
-        content = await asyncio.get_running_loop().run_in_executor(context.encoders, encode)
-        task.timings.add("encoding", time.perf_counter() - began)
-        keep_overrides(settled.body, request, context)
-        # "identity" keeps the compressing middleware off: base64 of PNG hardly shrinks, and it costs much.
-        headers: dict[str, Any] = {"X-Task-Id": task.id, "Content-Encoding": "identity"}
-        if task.cold_start:
-            headers["X-Cold-Start"] = "1"
-        return Response(content, media_type="application/json", headers=headers)
+    task.request = prepared.generation
+    context.tasks.claim(task, prepared.generation.task_id)
+    return prepared
 
 
-async def _results(
-    generation: GenerationRequest, script: Series | None, task: Task, context: Context
-) -> list[GenerationResult]:
-    """The one generation, or those of the script, made in one turn on the device."""
-    if script is None:
-        return [await context.backend.generate(task)]
-    prepare, fixed = script.prepare, script.requests
-    return await context.backend.generate_series(
-        task, lambda engine: fixed if prepare is None else prepare(engine, task.token)
-    )
+async def make(prepared: Prepared, context: Context, task: Task) -> tuple[GenerationResult, ...]:
+    """Run the job; one that was interrupted before its first step has a result without images."""
+    try:
+        results = await context.backend.run(prepared.job, task)
+    except Cancelled as error:
+        if error.cause != "interrupt":
+            raise
+        results = ()
+    task.phase = Phase.ENCODING
+    return results or (prepared.nothing(context.backend.catalogue),)
 
 
-def _finished(result: GenerationResult, finish: Callable[[Pixels, int], Pixels]) -> GenerationResult:
-    return replace(result, images=tuple(finish(image, index) for index, image in enumerate(result.images)))
-
-
-def _nothing(generation: GenerationRequest, context: Context) -> GenerationResult:
-    """What is answered to a request that was interrupted before its first step: 200 without images, as A1111."""
-    engine = context.backend.engine
-    model = engine.find(generation.checkpoint) if generation.checkpoint else engine.current()
-    return GenerationResult(
-        (), generation, (), (), model.name, model.short_hash or "", model.title, interrupted=True
-    )
+async def _with_pictures(body: Img2ImgBody, settings: Settings) -> Img2ImgBody:
+    """``body`` with the pictures themselves where it has their addresses."""
+    update: dict[str, Any] = {}
+    if body.init_images:
+        update["init_images"] = await without_urls(body.init_images, settings, "init_images")
+    for name in ("mask", "latent_mask"):
+        if text := getattr(body, name):
+            update[name] = await inline(text, settings, name)
+    return body.model_copy(update=update)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from service.api.problems import json_response
+from service.api.problems import json_response, picture_response
 from service.api.sdapi.fields import Int, Lenient, Str
 from service.api.sdapi.routes.progress import fraction, place_of, preview_of, remaining
 from service.context import Context, get_context
@@ -94,5 +94,4 @@ async def progress(body: ProgressBody, request: Request, context: ContextDep) ->
 
 
 def _answer(answer: TaskProgress) -> Response:
-    headers = {"Content-Encoding": "identity"} if answer.live_preview else None
-    return json_response(answer.model_dump(), headers=headers)
+    return (picture_response if answer.live_preview else json_response)(answer.model_dump())

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from service.api.problems import json_response
 from service.api.sdapi.script_names import SCRIPTS
 from service.catalogue import samplers
-from service.catalogue.records import EmbeddingInfo
 from service.catalogue.upscalers import LATENT_MODES
 from service.context import Context, get_context
+from service.core.records import EmbeddingInfo
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -206,7 +206,7 @@ async def get_upscalers(context: ContextDep) -> Response:
                 "model_url": None,
                 "scale": upscaler.scale,
             }
-            for upscaler in context.backend.engine.upscalers()
+            for upscaler in context.backend.catalogue.upscalers
         ]
     )
 
@@ -230,7 +230,7 @@ async def get_checkpoints(context: ContextDep) -> Response:
                 "filename": info.filename,
                 "config": info.config,
             }
-            for info in context.backend.engine.checkpoints()
+            for info in context.backend.catalogue.checkpoints
         ]
     )
 
@@ -238,7 +238,7 @@ async def get_checkpoints(context: ContextDep) -> Response:
 @router.get("/sd-vae", response_model=list[VaeItem], summary="VAEs")
 async def get_vaes(context: ContextDep) -> Response:
     """VAEs beside the checkpoints' own."""
-    vaes = context.backend.engine.vaes()
+    vaes = context.backend.catalogue.vaes
     return json_response([{"model_name": vae.name, "filename": vae.filename} for vae in vaes])
 
 
@@ -253,7 +253,7 @@ async def get_loras(context: ContextDep) -> Response:
                 "path": lora.filename,
                 "metadata": dict(lora.metadata),
             }
-            for lora in context.backend.engine.loras()
+            for lora in context.backend.catalogue.loras
         ]
     )
 
@@ -261,7 +261,7 @@ async def get_loras(context: ContextDep) -> Response:
 @router.get("/embeddings", response_model=EmbeddingsAnswer, summary="Textual inversions")
 async def get_embeddings(context: ContextDep) -> Response:
     """Textual inversions, by whether the default checkpoint can use them."""
-    found = context.backend.engine.embeddings()
+    found = context.backend.catalogue.embeddings
     return json_response(
         {
             "loaded": {info.name: _embedding(info) for info in found if info.usable},
@@ -309,7 +309,7 @@ async def get_realesrgan_models(context: ContextDep) -> Response:
     return json_response(
         [
             {"name": upscaler.name, "path": upscaler.filename, "scale": int(upscaler.scale)}
-            for upscaler in context.backend.engine.upscalers()
+            for upscaler in context.backend.catalogue.upscalers
             if "ESRGAN" in upscaler.kind.upper()
         ]
     )

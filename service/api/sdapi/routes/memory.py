@@ -47,7 +47,7 @@ def _resident() -> int:
 @router.get("/memory", response_model=dict[str, Any], summary="Memory of process and device")
 async def get_memory(context: ContextDep) -> Response:
     """``ram`` and ``cuda`` in bytes. Answers while images are made."""
-    memory = context.backend.engine.device_memory()
+    memory = context.backend.memory()
     if not memory:
         return json_response({"ram": ram(), "cuda": {"error": "unavailable"}})
     total, used = memory["total"], memory["used"]

@@ -8,15 +8,21 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
-from service.api.admission import exchange
+from service.api.admission import Work, get_task
 from service.api.problems import json_response
+from service.api.scope import session_of
 from service.api.sdapi.options import checked
-from service.api.sdapi.settle import check_vae, session_of, title_of
 from service.context import Context, get_context
+from service.core.errors import UnknownName
+from service.core.jobs import LoadCheckpoint
+from service.core.records import CheckpointInfo
+from service.core.tasks import Task
 from service.imaging import resize
 from service.settings import Settings
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+
+WORK: Work = {("POST", "/sdapi/v1/options"): "other"}
 
 ContextDep = Annotated[Context, Depends(get_context)]
 
@@ -28,53 +34,54 @@ FLAGS: Final[Mapping[str, Any]] = json.loads(
 _AUTOMATIC: Final = ("", "Automatic", "None")
 
 
-def checkpoint_of(context: Context, session: str | None) -> str:
-    """The title of the checkpoint that a request without a name gets.
+async def checkpoint_of(context: Context, session: str | None) -> CheckpointInfo:
+    """The checkpoint that a request without a name gets.
 
     Looked up each time: a title gains its hash when the file is first read, and the file may be gone.
     """
-    engine = context.backend.engine
-    chosen = context.options_of(session).text("sd_model_checkpoint")
-    return (title_of(engine, chosen) if chosen else None) or engine.current().title
+    catalogue = context.backend.catalogue
+    chosen = (await context.preferences.of(session)).text("sd_model_checkpoint")
+    try:
+        return catalogue.find(chosen) if chosen else catalogue.default
+    except UnknownName:
+        return catalogue.default
 
 
 @router.get("/options", summary="All options", response_model=dict[str, Any])
 async def get_options(request: Request, context: ContextDep) -> Response:
     """All options of this session. ``sd_model_checkpoint`` is always the title of the checkpoint in use."""
-    session = session_of(request)
-    title = checkpoint_of(context, session)
-    sha256 = context.backend.engine.find(title).sha256
+    session = session_of(request.scope)
+    used = await checkpoint_of(context, session)
+    options = await context.preferences.of(session)
     return json_response(
-        {**context.options_of(session), "sd_model_checkpoint": title, "sd_checkpoint_hash": sha256 or ""}
+        {**options, "sd_model_checkpoint": used.title, "sd_checkpoint_hash": used.sha256 or ""}
     )
 
 
 @router.post("/options", summary="Set options", response_model=None)
 async def set_options(
-    body: Annotated[dict[str, Any], Body()], request: Request, context: ContextDep
+    body: Annotated[dict[str, Any], Body()], context: ContextDep, task: Annotated[Task, Depends(get_task)]
 ) -> Response:
     """Set options: of the session whose cookie the client sent, else of the whole process, as in A1111.
 
     A checkpoint is loaded before this answers. Unknown options and those that A1111 protects are ignored, so that the
     whole object can be posted back.
     """
-    session = session_of(request)
+    session = task.session
     changes = checked(body)
     changes.pop("sd_checkpoint_hash", None)  # follows from the checkpoint
     named = changes.pop("sd_model_checkpoint", "").strip()
-    engine = context.backend.engine
+    catalogue = context.backend.catalogue
     if (vae := changes.get("sd_vae")) is not None and vae not in _AUTOMATIC:
-        check_vae(engine, vae)
+        catalogue.check_vae(vae)
     if (upscaler := changes.get("upscaler_for_img2img", "")) not in _AUTOMATIC:
         resize.upscale_by_name(upscaler)  # only those without a network serve img2img
     if named:
-        title = engine.find(named).title
-        if title != checkpoint_of(context, session):
-            async with exchange(context, request, "other") as task:
-                loaded = await context.backend.on_device(task, lambda engine: engine.load_checkpoint(title))
-            title = loaded.title
+        title = catalogue.find(named).title
+        if title != (await checkpoint_of(context, session)).title:
+            title = (await context.backend.run(LoadCheckpoint(title), task)).title
         changes["sd_model_checkpoint"] = title
-    context.set_options(session, changes)
+    await context.preferences.set(session, changes)
     return json_response(None)
 
 

@@ -1,6 +1,5 @@
 """How far it is, and stopping it: /progress, /interrupt and /skip. None of them waits for the device."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
@@ -9,8 +8,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from service.api.problems import json_response
-from service.api.sdapi.settle import session_of
+from service.api.problems import json_response, picture_response
+from service.api.scope import session_of
 from service.context import Context, get_context
 from service.core.tasks import Phase, Task
 from service.imaging.preview import PreviewFormat, make_preview
@@ -94,15 +93,14 @@ def state_of(task: Task) -> State:
 async def preview_of(task: Task, context: Context, session: str | None) -> tuple[str, str] | None:
     """The last preview as base64, and its media type; encoded once however many watch."""
     preview = task.progress.preview if task.progress is not None else None
-    options = context.options_of(session)
+    options = await context.preferences.of(session)
     if preview is None or not options.flag("live_previews_enable"):
         return None
     kind = options.choice("live_previews_image_format")
     media_type = f"image/{kind}"
     number = task.preview_id
     if task.shown is None or task.shown[:2] != (number, media_type):
-        loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(context.encoders, make_preview, preview, _format(kind))
+        made = await context.lanes.run(None, make_preview, preview, _format(kind))
         task.shown = (number, made.media_type, made.base64)
     return task.shown[2], media_type
 
@@ -126,7 +124,7 @@ async def get_progress(
 
     A fixed idle answer where there is none. What another session's images look like stays with that session.
     """
-    session = session_of(request)
+    session = session_of(request.scope)
     task = context.tasks.find(id_task) if id_task is not None else _shown(context, session)
     if task is None or task.phase is Phase.DONE:
         steps = context.tasks.last_steps
@@ -162,9 +160,7 @@ def _shown(context: Context, session: str | None) -> Task | None:
 
 
 def _answer(answer: ProgressAnswer) -> Response:
-    # Compressing a picture again would cost the event loop more than it saves.
-    headers = {"Content-Encoding": "identity"} if answer.current_image else None
-    return json_response(answer.model_dump(), headers=headers)
+    return (picture_response if answer.current_image else json_response)(answer.model_dump())
 
 
 @router.post("/interrupt", response_model=dict[str, Any], summary="Stop a task")
@@ -195,7 +191,7 @@ async def _meant(request: Request, context: Context, id_task: str | None) -> Tas
     id_task = id_task or _id_in(await request.body())
     if id_task:
         return tasks.find(id_task)
-    running, session = tasks.running(), session_of(request)
+    running, session = tasks.running(), session_of(request.scope)
     if session is None:
         return running
     if (own := _own(context, session)) is not None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, Series, with_prompts
+from service.api.sdapi.scripts.series import Composed, ScriptPlan, with_prompts
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.imaging.grid import annotate, make_grid, matrix_captions
 
@@ -15,7 +16,7 @@ NAME: Final = "prompt matrix"
 MOST_PARTS: Final = 8
 
 
-def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) -> Series:
+def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) -> ScriptPlan:
     """Arguments: put the optional parts first, different seed for each picture, "positive" or "negative" prompt,
     "comma" or "space" between parts, margin of the grid in pixels."""
     first = arguments.flag(0, False)
@@ -50,4 +51,4 @@ def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) ->
             (annotate(grid, columns, rows, margin=margin, max_pixels=largest_grid),), tuple(results)
         )
 
-    return Series(tuple(requests), compose=compose)
+    return ScriptPlan(Series(tuple(requests)), compose=compose)

@@ -1,14 +1,13 @@
-"""What a script makes of a request: generations to run one after the other, and how their images are put together."""
+"""What a script makes of a request: a job of several generations, and how their images are put together."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.api.limits import check
-from service.backends.engine import Engine
-from service.core.cancel import CancelToken
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.settings import Settings
 
@@ -26,22 +25,18 @@ def _as_they_are(results: Sequence[GenerationResult]) -> Composed:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """Generations of one request. ``prepare`` (in the engine's thread) makes those that depend on the engine.
+class ScriptPlan:
+    """The job of a script. ``compose`` runs with as many results as were made before an interrupt."""
 
-    ``compose`` runs in an encoder thread, with as many results as were made before an interrupt.
-    """
-
-    requests: tuple[GenerationRequest, ...] = ()
-    prepare: Callable[[Engine, CancelToken], Sequence[GenerationRequest]] | None = None
+    job: Series
     compose: Callable[[Sequence[GenerationResult]], Composed] = _as_they_are
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def checked(self, settings: Settings) -> "Series":
+    def checked(self, settings: Settings) -> "ScriptPlan":
         """Itself, if every generation is within the limits and all images together are. Raises :class:`BadRequest`."""
-        for request in self.requests:
+        for request in self.job.requests:
             check(request, settings)
-        total = sum(request.image_count for request in self.requests)
+        total = sum(request.image_count for request in self.job.requests)
         if total > settings.max_images:
             raise BadRequest(
                 f"The script would make {total} images, but at most {settings.max_images} are made in one request "

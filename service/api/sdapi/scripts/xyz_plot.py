@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, Series, with_prompts
+from service.api.sdapi.scripts.series import Composed, ScriptPlan, with_prompts
 from service.catalogue import samplers
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.imaging.grid import Caption, annotate, make_grid
 
@@ -152,7 +153,7 @@ def axes_for(kind: str) -> list[Axis]:
     return [axis for axis in AXES if axis.only in (None, kind)]
 
 
-def plan(request: GenerationRequest, arguments: Arguments, kind: str, largest_grid: int) -> Series:
+def plan(request: GenerationRequest, arguments: Arguments, kind: str, largest_grid: int) -> ScriptPlan:
     """Arguments: type, values and (in newer clients) a list of values for each of x, y, z; then legend, lone images,
     sub-grids, no fixed seeds, (vary seeds x, y, z), margin in pixels, (csv mode)."""
     per_axis = 2 if len(arguments) <= 12 else 3
@@ -199,7 +200,7 @@ def plan(request: GenerationRequest, arguments: Arguments, kind: str, largest_gr
         )
         return Composed((whole,), tuple(results) if lone else tuple(replace(r, images=()) for r in results))
 
-    return Series(tuple(requests), compose=compose)
+    return ScriptPlan(Series(tuple(requests)), compose=compose)
 
 
 def _shown(axis: Axis, value: Any) -> str:

@@ -1,65 +1,16 @@
-"""POST /sdapi/v1/img2img: from images (and a mask) to images.
+"""From A1111's img2img fields to a generation: pictures decoded, brought to size, and masked."""
 
-Decoding, resizing and masks happen before the device is asked for, pasting back after it is free.
-"""
-
-import asyncio
 from dataclasses import replace
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
 
 from service.api.limits import check
 from service.api.sdapi import translate
 from service.api.sdapi.options import Options
-from service.api.sdapi.routes.generation import make
-from service.api.sdapi.schemas import ImagesResponse, Img2ImgBody
-from service.api.sdapi.settle import settle
+from service.api.sdapi.schemas import Img2ImgBody
 from service.api.sdapi.styles import StyleBook
-from service.api.url_images import inline, without_urls
-from service.context import Context, get_context
 from service.core.errors import BadRequest, NotFound
 from service.core.generation import GenerationRequest, InitImage
 from service.imaging import decode, inpaint, resize
 from service.settings import Settings
-
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
-
-ContextDep = Annotated[Context, Depends(get_context)]
-
-
-@router.post("/img2img", response_model=ImagesResponse, summary="Make images from images and a prompt")
-async def img2img(body: Img2ImgBody, request: Request, context: ContextDep) -> Response:
-    """Make images that start from ``init_images``; with ``mask`` only its white part is made anew."""
-    settled = settle(body, request, context, "img2img")
-    body, options = await _without_urls(settled.body, context.settings), settled.options
-    # Pixels by the million: not on the event loop.
-    loop = asyncio.get_running_loop()
-    generation, plan = await loop.run_in_executor(
-        context.encoders, prepare, body, options, context.settings, context.styles
-    )
-    infotext: dict[str, Any] = dict(plan.infotext)
-    echo = body if body.include_init_images else body.model_copy(update={"init_images": None, "mask": None})
-    return await make(
-        "img2img",
-        generation,
-        settled,
-        request,
-        context,
-        echo=echo,
-        finish=plan.finish,
-        extra=infotext,
-        remarks=(plan.comment,) if plan.comment else (),
-    )
-
-
-async def _without_urls(body: Img2ImgBody, settings: Settings) -> Img2ImgBody:
-    """``body`` with the images themselves where it has their addresses."""
-    images = body.init_images and await without_urls(body.init_images, settings, "init_images")
-    mask = body.mask and await inline(body.mask, settings, "mask")
-    latent_mask = body.latent_mask and await inline(body.latent_mask, settings, "latent_mask")
-    return body.model_copy(update={"init_images": images, "mask": mask, "latent_mask": latent_mask})
 
 
 def prepare(

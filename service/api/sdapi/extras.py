@@ -1,0 +1,168 @@
+"""Enlarging images that exist already: A1111's extras, from its fields to files."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from service.api.lanes import while_wanted
+from service.api.sdapi.fields import Float, Int, Lenient, Str
+from service.api.sdapi.prepared import encoding_of
+from service.api.sdapi.saving import save
+from service.api.url_images import inline
+from service.context import Context
+from service.core.errors import BadImage, BadRequest
+from service.core.jobs import Upscale
+from service.core.pixels import Pixels
+from service.core.tasks import Phase, Task
+from service.imaging import decode, formats
+from service.imaging.formats import Encoding
+from service.imaging.metadata import Metadata, read_metadata
+from service.imaging.png import encode_png
+from service.settings import Settings
+
+NONE: Final = "None"
+
+
+class ExtrasBody(Lenient):
+    """What both routes share."""
+
+    resize_mode: Int = Field(
+        0, ge=0, le=1, description="0: by upscaling_resize; 1: to upscaling_resize_w × _h."
+    )
+    show_extras_results: bool = True
+    gfpgan_visibility: Float = Field(0, ge=0, le=1)
+    codeformer_visibility: Float = Field(0, ge=0, le=1)
+    codeformer_weight: Float = Field(0, ge=0, le=1)
+    upscaling_resize: Float = Field(2, gt=0, description="Factor.")
+    upscaling_resize_w: Int = Field(512, ge=1)
+    upscaling_resize_h: Int = Field(512, ge=1)
+    upscaling_crop: bool = Field(True, description="Cut what stands over, so that the size is exact.")
+    upscaler_1: Str = Field(NONE, description="A name of /sdapi/v1/upscalers.")
+    upscaler_2: Str = NONE
+    extras_upscaler_2_visibility: Float = Field(
+        0, ge=0, le=1, description="Share of upscaler_2 in the result."
+    )
+    upscale_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image as it came: uint8 (height, width, 3 or 4), and the texts of its file."""
+
+    pixels: Pixels
+    texts: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarged:
+    """Files as base64, what was done in the words of A1111's infotext, and how they are written."""
+
+    images: list[str]
+    did: str
+    encoding: Encoding
+
+
+async def enlarge(
+    body: ExtrasBody, texts: list[str], names: list[str], context: Context, task: Task
+) -> Enlarged:
+    """The finished images (base64 in ``texts``, told as ``names`` in errors), and what was done."""
+    settings, catalogue = context.settings, context.backend.catalogue
+    for upscaler in (body.upscaler_1, body.upscaler_2):
+        catalogue.check_upscaler(upscaler)
+    for name in ("gfpgan_visibility", "codeformer_visibility"):
+        if getattr(body, name) > 0:
+            raise BadRequest(f"{name} is above 0, but there is no face restorer here: set it to 0.")
+    options = await context.preferences.of(task.session)
+    encoding = encoding_of(options)
+    context.backend.raise_if_refusing()
+    sources = []
+    for text, name in zip(texts, names, strict=True):
+        given = await while_wanted(task, inline(text, settings, name))
+        sources.append(await context.lanes.run(task, _read, given, settings, name))
+    sizes = tuple(_size(source, body, settings) for source in sources)
+    if body.upscaler_1 == NONE:
+        made = [source.pixels for source in sources]
+    else:
+        second = body.upscaler_2 if body.upscaler_2 != NONE else None
+        colours = tuple(np.ascontiguousarray(source.pixels[:, :, :3]) for source in sources)
+        job = Upscale(colours, sizes, body.upscaler_1, second, body.extras_upscaler_2_visibility)
+        larger = (await context.backend.run(job, task)).images
+        made = await context.lanes.run(
+            task, lambda: [_fitted(one, source, body) for one, source in zip(larger, sources, strict=True)]
+        )
+    task.phase = Phase.ENCODING
+    did = _did(body)
+    images = await context.lanes.run(task, _written, made, sources, did, encoding)
+    if settings.output_dir is not None and options.flag("samples_save"):
+        seeds, suffix = [0] * len(images), options.choice("samples_format")
+        await context.lanes.run(task, save, settings.output_dir, "extras", images, seeds, suffix)
+    return Enlarged(images, did, encoding)
+
+
+def _read(text: str, settings: Settings, name: str) -> Source:
+    image = decode.decode_image(text, settings.max_image_pixels, name)
+    return Source(decode.to_pixels(image, name), read_metadata(image))
+
+
+def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, int]:
+    """Width and height to enlarge to. In mode 1 the asked size is covered in the image's own shape."""
+    height, width = source.pixels.shape[:2]
+    if body.resize_mode == 1:
+        factor = max(body.upscaling_resize_w / width, body.upscaling_resize_h / height)
+    else:
+        factor = body.upscaling_resize
+    if width * height * factor * factor > settings.max_image_pixels:
+        raise BadImage(
+            f"{width}×{height} pixels enlarged {factor:g} times are more than the {settings.max_image_pixels} that are "
+            "made (SD_MAX_IMAGE_PIXELS): lower upscaling_resize."
+        )
+    if body.resize_mode == 1:
+        return max(1, round(width * factor)), max(1, round(height * factor))
+    return max(1, int(width * factor)), max(1, int(height * factor))
+
+
+def _fitted(made: Pixels, source: Source, body: ExtrasBody) -> Pixels:
+    """An enlarged image with the transparency of its source, cut to the size that was asked for."""
+    height, width = made.shape[:2]
+    if source.pixels.shape[2] == 4:
+        alpha = Image.fromarray(source.pixels[:, :, 3]).resize((width, height), Image.Resampling.LANCZOS)
+        made = np.dstack([made, np.asarray(alpha)])
+    if body.resize_mode == 1 and body.upscaling_crop:
+        left, top = (width - body.upscaling_resize_w) // 2, (height - body.upscaling_resize_h) // 2
+        left, top = max(0, left), max(0, top)
+        made = made[top : top + body.upscaling_resize_h, left : left + body.upscaling_resize_w]
+    return np.ascontiguousarray(made)
+
+
+def _did(body: ExtrasBody) -> str:
+    """What was done, in the words of A1111's infotext."""
+    if body.upscaler_1 == NONE:
+        return ""
+    said: dict[str, Any] = {}
+    if body.resize_mode == 1:
+        said["Postprocess upscale to"] = f"{body.upscaling_resize_w}x{body.upscaling_resize_h}"
+    else:
+        said["Postprocess upscale by"] = f"{body.upscaling_resize:g}"
+    said["Postprocess upscaler"] = body.upscaler_1
+    if body.upscaler_2 != NONE and body.extras_upscaler_2_visibility > 0:
+        said["Postprocess upscaler 2"] = body.upscaler_2
+    return ", ".join(f"{key}: {value}" for key, value in said.items())
+
+
+def _written(made: list[Pixels], sources: list[Source], did: str, encoding: Encoding) -> list[str]:
+    """The files as base64; what they said before is kept, and what was done is added."""
+    files = []
+    for pixels, source in zip(made, sources, strict=True):
+        texts = source.texts
+        if encoding.format == "png":
+            entries = {**texts.items, formats.PARAMETERS: texts.infotext, "postprocessing": did}
+            data = encode_png(pixels, {key: value for key, value in entries.items() if value})
+        else:
+            data = formats.encode(
+                pixels, encoding.format, texts.infotext or None, encoding.quality, encoding.lossless
+            )
+        files.append(formats.encode_base64(data))
+    return files

@@ -1,0 +1,104 @@
+"""What a job means on an engine; blocking, in the engine's thread."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from service.backends.engine import Engine
+from service.core.cancel import CancelToken
+from service.core.errors import ServiceError
+from service.core.events import Progress, ProgressSink
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import (
+    Caption,
+    Generate,
+    Job,
+    LoadCheckpoint,
+    Refresh,
+    Series,
+    Tiles,
+    Unload,
+    Upscale,
+    Upscaled,
+)
+from service.core.pixels import Pixels
+
+
+def perform(engine: Engine, job: Job[Any], token: CancelToken, sink: ProgressSink) -> Any:
+    """The result of ``job``. ``sink`` is told how far it is; ``token`` is looked at between parts of it."""
+    match job:
+        case Generate():
+            return (engine.generate(job.request, token, sink),)
+        case Series():
+            requests = job.requests if job.tiles is None else _tiles(engine, job.tiles, token)
+            return _series(engine, requests, token, sink)
+        case Upscale():
+            return _upscale(engine, job, token)
+        case Caption():
+            return engine.caption(job.image)
+        case LoadCheckpoint():
+            return engine.load_checkpoint(job.name)
+        case Refresh():
+            return engine.refresh()
+        case Unload():
+            return engine.unload()
+        case _:
+            raise ServiceError(f"There is no way to run a {type(job).__name__} here.")
+
+
+def _series(
+    engine: Engine, requests: tuple[GenerationRequest, ...], token: CancelToken, sink: ProgressSink
+) -> tuple[GenerationResult, ...]:
+    results: list[GenerationResult] = []
+    for number, request in enumerate(requests):
+        results.append(engine.generate(request, token, _share(sink, number, len(requests))))
+        if token.cancelled:
+            break
+    return tuple(results)
+
+
+def _share(sink: ProgressSink, number: int, count: int) -> Callable[[Progress], None]:
+    """``sink`` for generation ``number`` of ``count``: it is told of the whole."""
+
+    def tell(progress: Progress) -> None:
+        each = progress.job_count
+        sink(replace(progress, job_no=number * each + progress.job_no, job_count=each * count))
+
+    return tell
+
+
+def _tiles(engine: Engine, tiles: Tiles, token: CancelToken) -> tuple[GenerationRequest, ...]:
+    request, tiling, init = tiles.request, tiles.tiling, tiles.request.init
+    assert init is not None
+    size = tiling.picture_width, tiling.picture_height
+    larger = engine.upscale(init.images[0], tiles.upscaler, *size, token)
+    return tuple(
+        replace(
+            request,
+            init=replace(init, images=(tile,)),
+            batch_size=1,
+            batch_count=1,
+            seed=request.seed + repeat,
+        )
+        for repeat in range(request.batch_count)
+        for tile in tiling.cut(larger)
+    )
+
+
+def _upscale(engine: Engine, job: Upscale, token: CancelToken) -> Upscaled:
+    began = time.perf_counter()
+    made = []
+    for image, (width, height) in zip(job.images, job.sizes, strict=True):
+        one = engine.upscale(image, job.upscaler, width, height, token)
+        if job.second is not None and job.share > 0:
+            one = _mix(one, engine.upscale(image, job.second, width, height, token), job.share)
+        made.append(one)
+    return Upscaled(tuple(made), time.perf_counter() - began)
+
+
+def _mix(one: Pixels, other: Pixels, share: float) -> Pixels:
+    mixed = one.astype(np.float32) * (1 - share) + other.astype(np.float32) * share
+    return cast(Pixels, np.clip(np.rint(mixed), 0, 255).astype(np.uint8))

@@ -1,7 +1,14 @@
 """``python -m service``: see :mod:`service.cli`."""
 
-from service import threads
-from service.cli import app
+import sys
+
+from service import signals
+
+if sys.argv[1:2] == ["serve"]:
+    signals.leave_at_once()  # before anything else is imported
+
+from service import threads  # noqa: E402
+from service.cli import app  # noqa: E402
 
 
 def main() -> None:

@@ -91,6 +91,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
             Middleware(BodyGuard, max_bytes=int(settings.max_body_mb * 1e6), timeout=settings.body_timeout),
         ],
     )
+    app.state.connection_closed = metrics.connection_closed
     problems.install(app)
     for dialect in DIALECTS:
         for router in dialect.routers:

@@ -59,7 +59,8 @@ def serve(
         server.run(create_app(settings), settings)
     except OSError as error:
         _fail(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port.", 1
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port or --host.",
+            1,
         )
 
 

@@ -33,6 +33,8 @@ OUTCOMES: Final = (
     "device_lost", "error",
 )  # fmt: skip
 CACHES: Final = ("conditioning", "checkpoint")
+CLOSED: Final = ("malformed", "large_head", "slow_head", "slow_body", "slow_client", "too_many")
+"""Why a connection is closed before its time; see :mod:`service.connections`."""
 
 _disable_created()  # type: ignore[no-untyped-call]
 
@@ -118,6 +120,12 @@ class Metrics:
             "sd_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], registry=one
         )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
+        self.connections_closed = Counter(
+            "sd_connections_closed_total",
+            "Connections that were closed before their time, by reason.",
+            ["reason"],
+            registry=one,
+        )
         one.register(_DeviceTime(self._device_times))
         ProcessCollector(registry=one)
         for stage in STAGES:
@@ -129,6 +137,8 @@ class Metrics:
         for cache in CACHES:
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
+        for reason in CLOSED:
+            self.connections_closed.labels(reason)
         for to in ("ready", "not_ready"):
             self.state_changes.labels(to)
         for endpoint in ("txt2img", "img2img", "generate"):
@@ -177,6 +187,10 @@ class Metrics:
         """Count the stages of one request."""
         for stage, seconds in timings.stages.items():
             self.stage_duration.labels(stage).observe(seconds)
+
+    def connection_closed(self, reason: str) -> None:
+        """A connection was closed before its time (one of :data:`CLOSED`)."""
+        self.connections_closed.labels(_bounded(reason, CLOSED)).inc()
 
     def set_state(self, state: str) -> None:
         """The process is in ``state`` (one of :data:`STATES`) now."""

@@ -115,7 +115,19 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Seconds within which a request's body must have arrived."
     )
     header_timeout: float = Field(
-        20.0, gt=0, description="Seconds an idle new connection may stay without a request."
+        20.0,
+        gt=0,
+        description="Seconds within which the head of a request must have arrived, the first of a connection "
+        "counted from its opening.",
+    )
+    write_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds within which a client must have taken a part of its answer (32 KiB for each of them); "
+        "else it is cut off.",
+    )
+    max_connections: int = Field(
+        4096, ge=8, description="Connections at once; beyond it the longest silent one is closed."
     )
     keep_alive: float = Field(
         120.0,

@@ -15,8 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.connections import guarded
 from service.context import Context
-from service.server import GuardedProtocol
 from service.settings import Settings
 from tests.fakes import FakeEngine
 
@@ -95,15 +95,11 @@ def serve(
     values: dict[str, Any] = {"port": port, "log_level": "ERROR", "pod_name": "test-pod", **settings}
     made = Settings.read(**values)
     app = create_app(made, (lambda: engine) if engine is not None else None)
-
-    class Protocol(GuardedProtocol):
-        header_timeout = made.header_timeout
-
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=port,
-        http=Protocol,
+        http=guarded(made, app.state.connection_closed),
         ws="none",
         log_config=None,
         access_log=False,

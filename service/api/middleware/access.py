@@ -1,5 +1,6 @@
 """The outermost layer: arrival time, request id, trace id, response headers, the access line, HTTP counts."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import scope as scopes
 from service.api.problems import mistake, problem_response
+from service.connections import connection_of
+from service.core.errors import Cancelled
 from service.metrics import Metrics
 
 log = structlog.get_logger("access")
@@ -48,6 +51,7 @@ class Access:
             structlog.contextvars.bind_contextvars(trace_id=trace[1])
         status = 499  # unless a response starts: the client went away before
         started = False
+        connection = connection_of(scope)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, started
@@ -58,9 +62,18 @@ class Access:
                 out["X-Served-By"] = self._served_by
                 out["X-Process-Time"] = f"{time.monotonic() - arrived:.4f}"
             await send(message)
+            if connection is not None and not message.get("more_body", False):
+                # An answer is given when it is taken: who drains, counts or budgets must not believe it earlier.
+                await connection.flushed()
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            # A second SIGTERM: the process ends whether or not the engine lets go, and says so to who waits.
+            if not started:
+                gone = Cancelled("The server was told to stop before the image was done.", cause="shutdown")
+                await problem_response(gone)(scope, receive, send_with_headers)
+            raise
         except Exception as error:
             # Here and not in Starlette's own handler, which answers but then lets uvicorn drop the connection.
             log.error("unexpected error", path=scope["path"], exc_info=error)

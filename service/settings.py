@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     )
     max_steps: int = Field(150, ge=1, le=1000, description="Most sampler steps.")
     max_images: int = Field(32, ge=1, description="Most images of one request (batch_size × n_iter).")
-    max_prompt_chars: int = Field(20_000, ge=1, description="Longest prompt, in characters.")
+    max_prompt_chars: int = Field(20_000, ge=1, le=100_000, description="Longest prompt, in characters.")
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body in MB.")
     max_image_pixels: int = Field(
         32_000_000,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,6 +105,124 @@ def test_a_second_sigterm_cancels_and_exits_0() -> None:
         asking.join(120)
         assert answers[0].status_code == 499
         assert running.wait(60) == 0
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.3, 1.0, 2.0, 4.0])
+def test_sigterm_at_any_moment_of_a_start_ends_it_with_0(delay: float) -> None:
+    with process() as (running, _):
+        time.sleep(delay)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root here")
+@pytest.mark.parametrize("delay", [0.3, 2.0])
+def test_as_pid_1_sigterm_is_not_lost(delay: float) -> None:
+    """Of PID 1 the kernel keeps every signal that it has no handler for."""
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        sys.executable,
+        "-m",
+        "service",
+        "serve",
+        "--port",
+    ]
+    outside = subprocess.Popen([*command, str(free_port())], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(delay)
+        inside = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
+        os.kill(int(inside[0]), signal.SIGTERM)
+        assert outside.wait(20) == 0
+    finally:
+        if outside.poll() is None:
+            outside.kill()
+
+
+STUCK = """
+import sys, time
+from service import server
+from service.app import create_app
+from service.settings import Settings
+from tests.fakes import FakeEngine
+
+class Stuck(FakeEngine):
+    def load(self, on_news):
+        if sys.argv[2] == "load":
+            time.sleep(600)
+        super().load(on_news)
+
+    def generate(self, request, token, sink):
+        time.sleep(600)
+
+settings = Settings.read(port=int(sys.argv[1]))
+server.run(create_app(settings, Stuck), settings)
+"""
+
+
+@pytest.mark.parametrize("where", ["load", "generate"])
+def test_a_second_sigterm_ends_it_whatever_the_engine_does(where: str) -> None:
+    port = free_port()
+    running = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(port), where], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{url}/sdapi/v1/txt2img", json=BODY, timeout=120))
+    )
+    try:
+        if where == "load":
+            wait_for(url, "/livez", lambda answer: answer.json()["state"] == "loading")
+            running.send_signal(signal.SIGTERM)  # nothing to finish: the first one is enough
+        else:
+            wait_for(url, "/readyz")
+            asking.start()
+            wait_for(url, "/readyz", lambda answer: answer.json()["state"] == "busy")
+            running.send_signal(signal.SIGTERM)
+            wait_for(url, "/readyz", lambda answer: answer.json()["state"] == "draining")
+            running.send_signal(signal.SIGTERM)
+            asking.join(20)
+            assert answers[0].status_code == 499
+        assert running.wait(20) == 0
+    finally:
+        if running.poll() is None:
+            running.kill()
+
+
+def test_draining_lets_a_slow_client_have_its_answer() -> None:
+    with process(SD_DRAIN_TIMEOUT="60") as (running, url):
+        wait_for(url, "/readyz")
+        port = int(url.rsplit(":", 1)[1])
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect(("127.0.0.1", port))
+            body = json.dumps({**BODY, "steps": 1, "batch_size": 4, "width": 512, "height": 512}).encode()
+            head = b"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            connection.sendall(head % len(body) + body)
+            found = connection.recv(1000)
+            running.send_signal(signal.SIGTERM)
+            time.sleep(3)
+            while chunk := connection.recv(65536):
+                found += chunk
+        answer = json.loads(found.partition(b"\r\n\r\n")[2])
+        assert len(answer["images"]) >= 4
+        assert running.wait(60) == 0
+
+
+def test_a_taken_port_ends_with_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "serve", "--port", str(taken.getsockname()[1])],
+            cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "Cannot listen on 127.0.0.1" in done.stderr
+    assert "Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_sigterm_when_idle_exits_0_and_kill_9_leaves_nothing_behind() -> None:

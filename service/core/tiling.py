@@ -19,11 +19,20 @@ class Tiling:
     height: int
     overlap: int
 
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        across = self._along(self.picture_width, self.width)
+        return across * self._along(self.picture_height, self.height)
+
+    def _along(self, picture: int, tile: int) -> int:
+        return 1 if picture <= tile else -(-(picture - self.overlap) // (tile - self.overlap))
+
     def starts(self, picture: int, tile: int) -> list[int]:
         """Where tiles begin along one side: evenly spread, the last one ending with the picture."""
-        if picture <= tile:
+        count = self._along(picture, tile)
+        if count == 1:
             return [0]
-        count = -(-(picture - self.overlap) // (tile - self.overlap))
         return [round(index * (picture - tile) / (count - 1)) for index in range(count)]
 
     def corners(self) -> list[tuple[int, int]]:

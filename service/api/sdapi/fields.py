@@ -1,4 +1,4 @@
-"""A1111's field types: pydantic 1's coercions, without its silent nonsense (NaN, infinities).
+"""A1111's field types: pydantic 1's coercions, without its silent nonsense (NaN, infinities, numbers without end).
 
 Old clients send ``"20"`` and ``20.7`` for integers and numbers for strings; A1111 took them all.
 """
@@ -6,7 +6,9 @@ Old clients send ``"20"`` and ``20.7`` for integers and numbers for strings; A11
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.api import values
 
 
 def _integer(value: Any) -> Any:
@@ -26,12 +28,26 @@ def _strings(value: Any) -> Any:
     return [_string(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-Int = Annotated[int, BeforeValidator(_integer)]
+def _sound(text: str) -> str:
+    if not values.is_text(text):
+        raise ValueError("a lone surrogate is no character")
+    return text
+
+
+Int = Annotated[int, BeforeValidator(_integer), Field(ge=values.SMALLEST_INT, le=values.LARGEST_INT)]
 Float = Annotated[float, Field(allow_inf_nan=False)]
-LooseFloat = Annotated[float, Field(allow_inf_nan=True)]
-"""s_tmax may be infinity in spirit: clients send 1e308."""
-Str = Annotated[str, BeforeValidator(_string)]
-Strings = Annotated[list[Str], BeforeValidator(_strings)]
+Str = Annotated[str, BeforeValidator(_string), Field(max_length=values.LONGEST_TEXT), AfterValidator(_sound)]
+Picture = Annotated[str, BeforeValidator(_string)]
+"""An image as base64, or its address; the body's own limit bounds it."""
+Strings = Annotated[list[Str], BeforeValidator(_strings), Field(max_length=1000)]
+TaskId = Annotated[
+    Str,
+    Field(
+        max_length=200,
+        pattern=r"^([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?$",
+        description="Comes back in the header X-Task-Id: printable ASCII.",
+    ),
+]
 
 
 class Lenient(BaseModel):

@@ -5,10 +5,12 @@ are kept and given back, because clients read the whole object, change one key a
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any, Final, get_args
 
+from service.api import values
 from service.core.errors import BadRequest
 from service.core.generation import UniPCSpacing, UniPCVariant
 
@@ -94,13 +96,13 @@ class Options(Mapping[str, Any]):
     def number(self, name: str) -> float:
         """A number among the options. Raises :class:`BadRequest` for what is none, or outside its range."""
         value = self[name]
-        low, high = _NUMBERS.get(name, (-float("inf"), float("inf")))
+        low, high = _NUMBERS.get(name, (values.SMALLEST_INT, values.LARGEST_INT))
         try:
             number = float(value)
-        except (TypeError, ValueError):
-            raise BadRequest(f"Option {name} is {value!r}, but must be a number.") from None
-        if not low <= number <= high:
-            raise BadRequest(f"Option {name} is {value}, but must be from {low:g} to {high:g}.")
+        except (TypeError, ValueError, OverflowError):
+            raise BadRequest(f"Option {name} is {str(value)[:40]!r}, but must be a number.") from None
+        if not low <= number <= high or (math.isinf(number) and name != "s_tmax"):
+            raise BadRequest(f"Option {name} is {str(value)[:40]}, but must be from {low:g} to {high:g}.")
         return number
 
     def integer(self, name: str) -> int:

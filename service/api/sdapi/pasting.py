@@ -4,14 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from service.api.sdapi.schemas import GenerationBody, Img2ImgBody, Txt2ImgBody
+from service.api.values import finite, whole
 from service.imaging import infotext
 from service.imaging.inpaint import CONTENTS
 
 Body = TypeVar("Body", bound=GenerationBody)
-
-
-def _whole(text: str) -> int:
-    return int(float(text))
 
 
 def _truth(text: str) -> bool:
@@ -21,36 +18,36 @@ def _truth(text: str) -> bool:
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "Prompt": ("prompt", str),
     "Negative prompt": ("negative_prompt", str),
-    "Steps": ("steps", _whole),
+    "Steps": ("steps", whole),
     "Sampler": ("sampler_name", str),
     "Schedule type": ("scheduler", str),
-    "CFG scale": ("cfg_scale", float),
-    "Seed": ("seed", _whole),
-    "Size-1": ("width", _whole),
-    "Size-2": ("height", _whole),
-    "Variation seed": ("subseed", _whole),
-    "Variation seed strength": ("subseed_strength", float),
-    "Seed resize from-1": ("seed_resize_from_w", _whole),
-    "Seed resize from-2": ("seed_resize_from_h", _whole),
-    "Denoising strength": ("denoising_strength", float),
+    "CFG scale": ("cfg_scale", finite),
+    "Seed": ("seed", whole),
+    "Size-1": ("width", whole),
+    "Size-2": ("height", whole),
+    "Variation seed": ("subseed", whole),
+    "Variation seed strength": ("subseed_strength", finite),
+    "Seed resize from-1": ("seed_resize_from_w", whole),
+    "Seed resize from-2": ("seed_resize_from_h", whole),
+    "Denoising strength": ("denoising_strength", finite),
     "Tiling": ("tiling", _truth),
-    "Eta": ("eta", float),
-    "Eta DDIM": ("eta", float),
-    "Sigma churn": ("s_churn", float),
-    "Sigma tmin": ("s_tmin", float),
-    "Sigma tmax": ("s_tmax", float),
-    "Sigma noise": ("s_noise", float),
-    "NGMS": ("s_min_uncond", float),
+    "Eta": ("eta", finite),
+    "Eta DDIM": ("eta", finite),
+    "Sigma churn": ("s_churn", finite),
+    "Sigma tmin": ("s_tmin", finite),
+    "Sigma tmax": ("s_tmax", finite),
+    "Sigma noise": ("s_noise", finite),
+    "NGMS": ("s_min_uncond", finite),
     "Refiner": ("refiner_checkpoint", str),
-    "Refiner switch at": ("refiner_switch_at", float),
+    "Refiner switch at": ("refiner_switch_at", finite),
 }
 
 _TXT2IMG: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
-    "Hires upscale": ("hr_scale", float),
+    "Hires upscale": ("hr_scale", finite),
     "Hires upscaler": ("hr_upscaler", str),
-    "Hires steps": ("hr_second_pass_steps", _whole),
-    "Hires resize-1": ("hr_resize_x", _whole),
-    "Hires resize-2": ("hr_resize_y", _whole),
+    "Hires steps": ("hr_second_pass_steps", whole),
+    "Hires resize-1": ("hr_resize_x", whole),
+    "Hires resize-2": ("hr_resize_y", whole),
     "Hires checkpoint": ("hr_checkpoint_name", str),
     "Hires sampler": ("hr_sampler_name", str),
     "Hires schedule type": ("hr_scheduler", str),
@@ -59,28 +56,28 @@ _TXT2IMG: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
 }
 
 _IMG2IMG: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
-    "Image CFG scale": ("image_cfg_scale", float),
-    "Mask blur": ("mask_blur", _whole),
+    "Image CFG scale": ("image_cfg_scale", finite),
+    "Mask blur": ("mask_blur", whole),
     "Masked content": ("inpainting_fill", CONTENTS.index),
     "Mask mode": ("inpainting_mask_invert", lambda text: int(text == "Inpaint not masked")),
     "Inpaint area": ("inpaint_full_res", lambda text: text == "Only masked"),
-    "Masked area padding": ("inpaint_full_res_padding", _whole),
+    "Masked area padding": ("inpaint_full_res_padding", whole),
 }
 
 _OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
-    "Clip skip": ("CLIP_stop_at_last_layers", _whole),
-    "ENSD": ("eta_noise_seed_delta", _whole),
+    "Clip skip": ("CLIP_stop_at_last_layers", whole),
+    "ENSD": ("eta_noise_seed_delta", whole),
     "Emphasis": ("emphasis", str),
     "VAE": ("sd_vae", str),
-    "Schedule rho": ("rho", float),
-    "Schedule max sigma": ("sigma_max", float),
-    "Schedule min sigma": ("sigma_min", float),
-    "Beta schedule alpha": ("beta_dist_alpha", float),
-    "Beta schedule beta": ("beta_dist_beta", float),
+    "Schedule rho": ("rho", finite),
+    "Schedule max sigma": ("sigma_max", finite),
+    "Schedule min sigma": ("sigma_min", finite),
+    "Beta schedule alpha": ("beta_dist_alpha", finite),
+    "Beta schedule beta": ("beta_dist_beta", finite),
     "Discard penultimate sigma": ("always_discard_next_to_last_sigma", _truth),
     "UniPC variant": ("uni_pc_variant", str),
     "UniPC skip type": ("uni_pc_skip_type", str),
-    "UniPC order": ("uni_pc_order", _whole),
+    "UniPC order": ("uni_pc_order", whole),
     "UniPC lower order final": ("uni_pc_lower_order_final", _truth),
 }
 

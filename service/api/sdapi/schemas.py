@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from service.api.sdapi.fields import Float, Int, Lenient, Str, Strings
+from service.api.sdapi.fields import Float, Int, Lenient, Picture, Str, Strings, TaskId
 
 
 class GenerationBody(Lenient):
@@ -44,10 +44,12 @@ class GenerationBody(Lenient):
     refiner_checkpoint: Str | None = None
     refiner_switch_at: Float | None = None
     disable_extra_networks: bool | None = False
-    firstpass_image: Str | None = None
+    firstpass_image: Picture | None = None
     comments: dict[str, Any] | None = None
-    force_task_id: Str | None = Field(
-        None, description="The id under which /internal/progress knows this request."
+    force_task_id: TaskId | None = Field(
+        None,
+        description="The id under which /internal/progress knows this request, and the header X-Task-Id: "
+        "printable ASCII.",
     )
     # A1111 does not take null for these.
     sampler_index: Str = Field("Euler", description="Used where sampler_name is absent.")
@@ -80,11 +82,11 @@ class Txt2ImgBody(GenerationBody):
 class Img2ImgBody(GenerationBody):
     """POST /sdapi/v1/img2img."""
 
-    init_images: list[Str] | None = None
+    init_images: list[Picture] | None = None
     resize_mode: Int | None = Field(0, description="0 stretch, 1 crop, 2 fill, 3 latent.")
     denoising_strength: Float | None = 0.75
     image_cfg_scale: Float | None = None
-    mask: Str | None = Field(None, description="White is repainted.")
+    mask: Picture | None = Field(None, description="White is repainted.")
     mask_blur_x: Int | None = 4
     mask_blur_y: Int | None = 4
     mask_blur: Int | None = None
@@ -96,7 +98,7 @@ class Img2ImgBody(GenerationBody):
     inpaint_full_res_padding: Int | None = 0
     inpainting_mask_invert: Int | None = 0
     initial_noise_multiplier: Float | None = None
-    latent_mask: Str | None = None
+    latent_mask: Picture | None = None
     include_init_images: bool = False
 
 

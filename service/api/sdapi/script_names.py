@@ -90,12 +90,12 @@ def plan_script(
     name = (body.script_name or "").strip().lower()
     arguments = Arguments(name, body.script_args)
     if name == prompt_matrix.NAME:
-        planned = prompt_matrix.plan(request, arguments, settings.max_image_pixels)
+        planned = prompt_matrix.plan(request, arguments, settings)
     elif name == sd_upscale.NAME:
         names = [upscaler.name for upscaler in catalogue.upscalers]
         planned = sd_upscale.plan(request, arguments, names, settings)
     elif name == xyz_plot.NAME:
-        planned = xyz_plot.plan(request, arguments, kind, settings.max_image_pixels)
+        planned = xyz_plot.plan(request, arguments, kind, settings)
     else:
         return None
     named = tuple(catalogue.named(one) for one in planned.job.requests)

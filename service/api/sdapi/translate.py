@@ -29,6 +29,7 @@ def txt2img(
 ) -> GenerationRequest:
     """The request that ``body`` means under ``options``. Raises :class:`BadRequest`."""
     request = common(body, options, settings, styles)
+    check(request, settings)  # the second pass is measured by the first
     if body.enable_hr:
         hires = _hires(body, request, settings)
         if hires.prompt or hires.negative_prompt:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.api.admission import Work, get_task
 from service.api.problems import picture_response
 from service.api.sdapi.extras import ExtrasBody, enlarge
-from service.api.sdapi.fields import Lenient, Str
+from service.api.sdapi.fields import Lenient, Picture, Str
 from service.context import Context, get_context
 from service.core.errors import BadRequest
 from service.core.tasks import Task
@@ -28,13 +28,13 @@ TaskDep = Annotated[Task, Depends(get_task)]
 class ExtraSingleBody(ExtrasBody):
     """POST /sdapi/v1/extra-single-image."""
 
-    image: Str = ""
+    image: Picture = ""
 
 
 class FileData(Lenient):
     """An image of a batch."""
 
-    data: Str = Field(description="Base64.")
+    data: Picture = Field(description="Base64.")
     name: Str
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api.admission import Work, get_task
 from service.api.problems import json_response
-from service.api.sdapi.fields import Lenient, Str
+from service.api.sdapi.fields import Lenient, Picture, Str
 from service.api.url_images import inline
 from service.context import Context, get_context
 from service.core.errors import BadRequest, NotFound
@@ -32,7 +32,7 @@ CAPTIONERS = ("clip", "deepdanbooru", "deepbooru")
 class PngInfoBody(Lenient):
     """An image with an infotext."""
 
-    image: Str = Field(description="Base64, with or without a data: prefix.")
+    image: Picture = Field(description="Base64, with or without a data: prefix.")
 
 
 class PngInfoAnswer(Lenient):
@@ -46,7 +46,7 @@ class PngInfoAnswer(Lenient):
 class InterrogateBody(Lenient):
     """An image to describe."""
 
-    image: Str = ""
+    image: Picture = ""
     model: Str = "clip"
 
 

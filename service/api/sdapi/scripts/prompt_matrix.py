@@ -5,18 +5,19 @@ from dataclasses import replace
 from typing import Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, ScriptPlan, with_prompts
+from service.api.sdapi.scripts.series import Composed, ScriptPlan, raise_if_too_many, with_prompts
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.imaging.grid import annotate, make_grid, matrix_captions
+from service.settings import Settings
 
 NAME: Final = "prompt matrix"
 MOST_PARTS: Final = 8
 
 
-def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) -> ScriptPlan:
+def plan(request: GenerationRequest, arguments: Arguments, settings: Settings) -> ScriptPlan:
     """Arguments: put the optional parts first, different seed for each picture, "positive" or "negative" prompt,
     "comma" or "space" between parts, margin of the grid in pixels."""
     first = arguments.flag(0, False)
@@ -25,12 +26,14 @@ def plan(request: GenerationRequest, arguments: Arguments, largest_grid: int) ->
     glue = ", " if arguments.choice(3, "delimiter", ("comma", "space"), "comma") == "comma" else " "
     margin = int(arguments.number(4, "margin", 0, 0, 500))
     original = request.negative_prompt if negative else request.prompt
-    base, *parts = original.split("|")
+    base, *parts = original.split("|", MOST_PARTS + 1)
     parts = [part.strip() for part in parts]
     if len(parts) > MOST_PARTS:
         raise BadRequest(
-            f"{NAME}: the prompt has {len(parts)} optional parts; at most {MOST_PARTS} are taken."
+            f"{NAME}: the prompt has {original.count('|')} optional parts; at most {MOST_PARTS} are taken."
         )
+    raise_if_too_many(2 ** len(parts), settings)
+    largest_grid = settings.max_image_pixels
     requests = []
     for combination in range(2 ** len(parts)):
         chosen = [part for bit, part in enumerate(parts) if combination >> bit & 1]

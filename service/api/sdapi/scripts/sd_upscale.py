@@ -32,7 +32,7 @@ def plan(
     tiling = Tiling(
         int(source.shape[1] * factor), int(source.shape[0] * factor), request.width, request.height, overlap
     )
-    count = len(tiling.corners())
+    count = tiling.count
     if count * request.batch_count > settings.max_images:
         raise BadRequest(
             f"{NAME} would make {count} tiles, but at most {settings.max_images} images are made in one request "

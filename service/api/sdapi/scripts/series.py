@@ -36,13 +36,17 @@ class ScriptPlan:
         """Itself, if every generation is within the limits and all images together are. Raises :class:`BadRequest`."""
         for request in self.job.requests:
             check(request, settings)
-        total = sum(request.image_count for request in self.job.requests)
-        if total > settings.max_images:
-            raise BadRequest(
-                f"The script would make {total} images, but at most {settings.max_images} are made in one request "
-                "(SD_MAX_IMAGES): give it fewer values."
-            )
+        raise_if_too_many(sum(request.image_count for request in self.job.requests), settings)
         return self
+
+
+def raise_if_too_many(images: int, settings: Settings) -> None:
+    """Raise :class:`BadRequest` if a script would make more than ``SD_MAX_IMAGES``."""
+    if images > settings.max_images:
+        raise BadRequest(
+            f"The script would make {images} images, but at most {settings.max_images} are made in one request "
+            "(SD_MAX_IMAGES): give it fewer values."
+        )
 
 
 def with_prompts(request: GenerationRequest, prompt: str, negative_prompt: str) -> GenerationRequest:

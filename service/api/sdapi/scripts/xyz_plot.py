@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -10,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, ScriptPlan, with_prompts
+from service.api.sdapi.scripts.series import Composed, ScriptPlan, raise_if_too_many, with_prompts
+from service.api.values import LARGEST_INT, SMALLEST_INT, finite
 from service.catalogue import samplers
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.imaging.grid import Caption, annotate, make_grid
+from service.settings import Settings
 
 NAME: Final = "x/y/z plot"
 
@@ -101,21 +104,25 @@ def _size(request: GenerationRequest, value: Any, values: Sequence[Any]) -> Gene
     return replace(request, width=int(matched[1]), height=int(matched[2]))
 
 
-def _number(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: kind(text.strip())
+def _float(text: str) -> float:
+    return finite(text.strip())
 
 
-_INT: Final = _number(int)
-_FLOAT: Final = _number(float)
+def _int(text: str) -> int:
+    value = int(text) if len(text) < 40 else 0  # no more digits than 64 bits have
+    if len(text) >= 40 or not SMALLEST_INT <= value <= LARGEST_INT:
+        raise ValueError("more than 64 bits")
+    return value
+
 
 AXES: Final = (
     Axis("Nothing"),
-    Axis("Seed", _INT, _field("seed"), ranges=True),
-    Axis("Var. seed", _INT, _field("subseed"), ranges=True),
-    Axis("Var. strength", _FLOAT, _field("subseed_strength"), ranges=True),
-    Axis("Steps", _INT, _field("steps"), ranges=True),
-    Axis("Hires steps", _INT, _hires("steps"), "txt2img", ranges=True),
-    Axis("CFG Scale", _FLOAT, _field("guidance_scale"), ranges=True),
+    Axis("Seed", _int, _field("seed"), ranges=True),
+    Axis("Var. seed", _int, _field("subseed"), ranges=True),
+    Axis("Var. strength", _float, _field("subseed_strength"), ranges=True),
+    Axis("Steps", _int, _field("steps"), ranges=True),
+    Axis("Hires steps", _int, _hires("steps"), "txt2img", ranges=True),
+    Axis("CFG Scale", _float, _field("guidance_scale"), ranges=True),
     Axis("Image CFG Scale", only="img2img"),
     Axis("Prompt S/R", str, _search_replace),
     Axis("Prompt order", str, _order),
@@ -123,24 +130,24 @@ AXES: Final = (
     Axis("Hires sampler", str.strip, _hires("sampler"), "txt2img"),
     Axis("Sampler", str.strip, _sampler, "img2img"),
     Axis("Checkpoint name", str.strip, _field("checkpoint")),
-    Axis("Negative Guidance minimum sigma", _FLOAT, _field("s_min_uncond"), ranges=True),
-    Axis("Sigma Churn", _FLOAT, _field("s_churn"), ranges=True),
-    Axis("Sigma min", _FLOAT, _field("s_tmin"), ranges=True),
-    Axis("Sigma max", _FLOAT, _field("s_tmax"), ranges=True),
-    Axis("Sigma noise", _FLOAT, _field("s_noise"), ranges=True),
+    Axis("Negative Guidance minimum sigma", _float, _field("s_min_uncond"), ranges=True),
+    Axis("Sigma Churn", _float, _field("s_churn"), ranges=True),
+    Axis("Sigma min", _float, _field("s_tmin"), ranges=True),
+    Axis("Sigma max", _float, _field("s_tmax"), ranges=True),
+    Axis("Sigma noise", _float, _field("s_noise"), ranges=True),
     Axis("Schedule type", str.strip, _scheduler),
     Axis("Schedule min sigma"),
     Axis("Schedule max sigma"),
     Axis("Schedule rho"),
     Axis("Beta schedule alpha"),
     Axis("Beta schedule beta"),
-    Axis("Eta", _FLOAT, _field("eta"), ranges=True),
-    Axis("Clip skip", _INT, _field("clip_skip"), ranges=True),
-    Axis("Denoising", _FLOAT, _denoising, ranges=True),
-    Axis("Initial noise multiplier", _FLOAT, _init("noise_multiplier"), ranges=True),
+    Axis("Eta", _float, _field("eta"), ranges=True),
+    Axis("Clip skip", _int, _field("clip_skip"), ranges=True),
+    Axis("Denoising", _float, _denoising, ranges=True),
+    Axis("Initial noise multiplier", _float, _init("noise_multiplier"), ranges=True),
     Axis("Extra noise"),
     Axis("Hires upscaler", str.strip, _hires("upscaler"), "txt2img"),
-    Axis("Cond. Image Mask Weight", _FLOAT, _init("inpainting_mask_weight"), "img2img", ranges=True),
+    Axis("Cond. Image Mask Weight", _float, _init("inpainting_mask_weight"), "img2img", ranges=True),
     Axis("VAE", str.strip, _field("vae")),
     Axis("Styles"),
     Axis("Size", str, _size),
@@ -153,11 +160,14 @@ def axes_for(kind: str) -> list[Axis]:
     return [axis for axis in AXES if axis.only in (None, kind)]
 
 
-def plan(request: GenerationRequest, arguments: Arguments, kind: str, largest_grid: int) -> ScriptPlan:
+def plan(request: GenerationRequest, arguments: Arguments, kind: str, settings: Settings) -> ScriptPlan:
     """Arguments: type, values and (in newer clients) a list of values for each of x, y, z; then legend, lone images,
     sub-grids, no fixed seeds, (vary seeds x, y, z), margin in pixels, (csv mode)."""
     per_axis = 2 if len(arguments) <= 12 else 3
-    chosen = [_axis(arguments, number * per_axis, per_axis, kind) for number in range(3)]
+    most, largest_grid = settings.max_images, settings.max_image_pixels
+    chosen = [_axis(arguments, number * per_axis, per_axis, kind, most) for number in range(3)]
+    # Multiplied before anything is built: three short ranges are a million pictures.
+    raise_if_too_many(math.prod(len(values) for _, values in chosen), settings)
     rest = 3 * per_axis
     legend, lone = arguments.flag(rest, True), arguments.flag(rest + 1, False)
     fixed = not arguments.flag(rest + 3, False)
@@ -210,7 +220,7 @@ def _shown(axis: Axis, value: Any) -> str:
     return text if axis.label.startswith("Prompt") else f"{axis.label}: {text}"
 
 
-def _axis(arguments: Arguments, position: int, per_axis: int, kind: str) -> tuple[Axis, list[Any]]:
+def _axis(arguments: Arguments, position: int, per_axis: int, kind: str, most: int) -> tuple[Axis, list[Any]]:
     axes = axes_for(kind)
     label = arguments.choice(position, "axis", [axis.label for axis in axes], "Nothing")
     axis = next(axis for axis in axes if axis.label == label)
@@ -218,42 +228,76 @@ def _axis(arguments: Arguments, position: int, per_axis: int, kind: str) -> tupl
         return axis, [None]
     if axis.apply is None:
         raise BadRequest(f"{NAME}: the axis {label!r} is not offered here.")
-    listed = arguments.raw(position + 2) if per_axis == 3 else None
-    texts = [str(item) for item in listed] if isinstance(listed, list) and listed else []
-    if not texts:
-        texts = next(csv.reader(io.StringIO(arguments.text(position + 1)), skipinitialspace=True), [])
+    texts = _texts(arguments, position, per_axis)
     if not texts:
         raise BadRequest(f"{NAME}: the axis {label!r} has no values (script_args[{position + 1}]).")
     if label == "Prompt order":
         if len(texts) > 5:
             raise BadRequest(f"{NAME}: Prompt order takes at most 5 words ({len(texts)} given).")
         return axis, list(itertools.permutations(text.strip() for text in texts))
+    parsed: list[Any] = []
     try:
-        expanded = [value for text in texts for value in (_expand(text) if axis.ranges else [text])]
-        return axis, [axis.parse(value) for value in expanded]
+        for text in texts:
+            values = _expand(text, most) if axis.ranges else [text]
+            if len(parsed) + len(values) > most:
+                raise _too_long(label, most)
+            parsed += [axis.parse(value) for value in values]
     except ValueError:
         raise BadRequest(
-            f"{NAME}: the values of the axis {label!r} cannot be read: {', '.join(texts)[:80]!r}."
+            f"{NAME}: the values of the axis {label!r} cannot be read: {', '.join(texts[:20])[:80]!r}."
         ) from None
+    return axis, parsed
 
 
-_NUMBER: Final = r"\s*([+-]?\s*\d+(?:\.\d*)?)\s*"
-_RANGE: Final = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\(([+-]\d+(?:\.\d*)?)\s*\))?\s*")
+def _texts(arguments: Arguments, position: int, per_axis: int) -> list[str]:
+    """The values of an axis as they were written: a list, or one line of comma-separated values."""
+    listed = arguments.raw(position + 2) if per_axis == 3 else None
+    if isinstance(listed, list) and listed:
+        return [str(item) for item in listed]
+    try:
+        return next(csv.reader(io.StringIO(arguments.text(position + 1)), skipinitialspace=True), [])
+    except csv.Error as error:
+        raise BadRequest(f"{NAME}: script_args[{position + 1}] cannot be read as values ({error}).") from None
+
+
+def _too_long(label: str, most: int) -> BadRequest:
+    return BadRequest(
+        f"{NAME}: the axis {label!r} has more than {most} values, and at most {most} images are made in one request "
+        "(SD_MAX_IMAGES): give it fewer."
+    )
+
+
+_NUMBER: Final = r"\s*([+-]?\s*\d{1,20}(?:\.\d{0,20})?)\s*"
+_RANGE: Final = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\(([+-]\d{{1,20}}(?:\.\d{{0,20}})?)\s*\))?\s*")
 _COUNT: Final = re.compile(rf"{_NUMBER}-{_NUMBER}\[(\d{{1,4}})\s*\]\s*")
-_MOST_VALUES: Final = 1000
 
 
-def _expand(text: str) -> list[str]:
-    """``1-5`` → 1…5, ``1-10 (+3)`` → 1, 4, 7, 10, ``0-1 [3]`` → 0, 0.5, 1; anything else is one value."""
+def _expand(text: str, most: int) -> list[str]:
+    """``1-5`` → 1…5, ``1-10 (+3)`` → 1, 4, 7, 10, ``0-1 [3]`` → 0, 0.5, 1; anything else is one value.
+
+    Raises :class:`BadRequest` for more than ``most`` values, before they are made.
+    """
     if counted := _COUNT.fullmatch(text):
-        start, end, count = float(counted[1]), float(counted[2]), int(counted[3])
+        start, end, count = _plain(counted[1]), _plain(counted[2]), int(counted[3])
+        if count > most:
+            raise _endless(text, most)
         values = [start + (end - start) * index / max(1, count - 1) for index in range(max(1, count))]
     elif spaced := _RANGE.fullmatch(text):
-        start, end = float(spaced[1]), float(spaced[2])
+        start, end = _plain(spaced[1]), _plain(spaced[2])
         step = float(spaced[3]) if spaced[3] else (1.0 if end >= start else -1.0)
-        if step == 0 or (end - start) * step < 0 or abs((end - start) / step) > _MOST_VALUES:
-            raise BadRequest(f"{NAME}: the range {text[:40]!r} has no end or too many values.")
+        if step == 0 or (end - start) * step < 0 or (end - start) / step >= most:
+            raise _endless(text, most)
         values = [start + index * step for index in range(int((end - start) / step + 1e-9) + 1)]
     else:
         return [text]
     return [f"{value:.10g}" for value in values]
+
+
+def _plain(number: str) -> float:
+    return float(number.replace(" ", ""))
+
+
+def _endless(text: str, most: int) -> BadRequest:
+    return BadRequest(
+        f"{NAME}: the range {text[:40]!r} has no end or more than {most} values (SD_MAX_IMAGES): make it shorter."
+    )

@@ -27,6 +27,7 @@ from service.api.sdapi.routes import DIALECT as SDAPI
 from service.api.sdapi.styles import StyleBook
 from service.backends.engine import Engine
 from service.backends.local import LocalBackend
+from service.catalogue.files import files_left_out
 from service.context import Context
 from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
@@ -42,6 +43,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
     if not settings.pod_name:
         settings = settings.model_copy(update={"pod_name": socket.gethostname()})
     metrics = Metrics()
+    metrics.files_left_out.set_function(files_left_out)
     metrics.request_timeout.set(settings.request_timeout)
 
     def state_changed(state: State, ready: bool) -> None:

@@ -120,6 +120,11 @@ class Metrics:
             "sd_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], registry=one
         )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
+        self.files_left_out = Gauge(
+            "sd_files_left_out",
+            "Files of the models folder that cannot be served; the log says why.",
+            registry=one,
+        )
         self.connections_closed = Counter(
             "sd_connections_closed_total",
             "Connections that were closed before their time, by reason.",

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from service.catalogue.catalogue import find_checkpoint
+from service.catalogue.files import is_tellable, leaving_out
 from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, warm_page_cache, weight_files
 from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
@@ -188,10 +189,10 @@ class CheckpointCatalogue:
             paths = [
                 path for path in paths if not any(part[0] == "." for part in path.relative_to(root).parts)
             ]
-            others = [
-                path for path in paths if path.resolve() != self._default.resolve() and self._offers(path)
-            ]
-            found += [describe(path, root, hashed=False) for path in others]
+            for path in paths:
+                with leaving_out(path):
+                    if path.resolve() != self._default.resolve() and is_tellable(path) and self._offers(path):
+                        found.append(describe(path, root, hashed=False))
         self._infos = found
 
     def hashed(self, info: CheckpointInfo) -> CheckpointInfo:

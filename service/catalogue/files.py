@@ -3,8 +3,9 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import structlog
 
@@ -16,23 +17,57 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+_LEFT_OUT: Final[dict[Path, str]] = {}
+
+
 def weight_files_in(folder: Path | None) -> Iterator[Path]:
     """The ``.safetensors`` files anywhere below ``folder``, by path. Pickles are never opened, but logged."""
     if folder is None or not folder.is_dir():
         return
     for path in sorted(folder.rglob("*")):
         if path.suffix == SUFFIX and path.is_file():
-            yield path
+            if is_tellable(path):
+                yield path
         elif path.suffix in PICKLES:
-            try:
+            with leaving_out(path):
                 refuse_pickle(path)
-            except ServiceError as error:
-                log.warning("file left out", file=str(path), reason=error.detail)
+
+
+def is_tellable(path: Path) -> bool:
+    """Whether the name of ``path`` can be told in an answer; one that is no UTF-8 is left out."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        left_out(path, "its name is no UTF-8: rename it")
+        return False
+    return True
+
+
+@contextmanager
+def leaving_out(path: Path) -> Iterator[None]:
+    """Leave ``path`` out where reading it fails, for whatever reason: no file in a folder may end the process."""
+    try:
+        yield
+    except ServiceError as error:
+        left_out(path, error.detail)
+    except Exception as error:
+        left_out(path, f"it cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
 
 def left_out(path: Path, reason: str) -> None:
     """Tell the operator why a file is not offered."""
-    log.warning("file left out", file=str(path), reason=reason)
+    _LEFT_OUT[path] = reason
+    log.warning("file left out", file=str(path).encode(errors="replace").decode(), reason=reason)
+
+
+def files_left_out() -> int:
+    """How many files were left out since :func:`look_again`."""
+    return len(_LEFT_OUT)
+
+
+def look_again() -> None:
+    """Forget what was left out: the folders are about to be read anew."""
+    _LEFT_OUT.clear()
 
 
 def identity(path: Path) -> str:

@@ -4,12 +4,13 @@ A ``.safetensors`` file is eight bytes of header length (little-endian), a JSON 
 shape and byte range, and the bytes. (https://github.com/huggingface/safetensors, "Format".)
 """
 
-import json
 import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from service.core.errors import ModelLoadError
 
@@ -20,6 +21,8 @@ INDEX: Final = "model_index.json"
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
                  "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 _HEADER_LIMIT: Final = 100_000_000
+_MOST_DIMENSIONS: Final = 8
+_MOST_ELEMENTS: Final = 2**48  # of a dtype whose size is not known here
 _CHUNK: Final = 16 * 1024 * 1024
 
 
@@ -46,7 +49,10 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors of a ``.safetensors`` file and its metadata; raises :class:`ModelLoadError` if it is not whole."""
+    """The tensors of a ``.safetensors`` file and its metadata; raises :class:`ModelLoadError` if it is not whole.
+
+    Whatever else is in the file, it raises nothing else: files come from anywhere.
+    """
     refuse_pickle(path)
     try:
         size = path.stat().st_size
@@ -54,7 +60,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
                 raise _damaged(path, "its header is not one of a .safetensors file")
-            header: Any = json.loads(file.read(length))
+            # Strict, and bounded in depth: no NaN, no infinities, no text that cannot be written again.
+            header: Any = orjson.loads(file.read(length))
     except OSError as error:
         raise ModelLoadError(
             f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
@@ -64,24 +71,33 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not an object")
     metadata = header.pop("__metadata__", {})
-    entries: dict[str, TensorEntry] = {}
-    for name, entry in header.items():
-        try:
-            start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(side) for side in entry["shape"])
-            dtype = str(entry["dtype"])
-        except (KeyError, TypeError, ValueError):
-            raise _damaged(path, f"the entry of tensor {name!r} is not understood") from None
-        if end > size:
-            raise ModelLoadError(
-                f"{path} is truncated: tensor {name!r} ends at byte {end}, the file has {size}. Fetch it again."
-            )
-        if dtype in _BYTES and end - start != prod(shape) * _BYTES[dtype]:
-            raise _damaged(
-                path, f"tensor {name!r} has {end - start} bytes, which is not what its shape needs"
-            )
-        entries[name] = TensorEntry(dtype, shape, start, end)
-    return entries, metadata if isinstance(metadata, dict) else {}
+    entries = {name: _entry(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    texts = metadata if isinstance(metadata, dict) else {}
+    return entries, {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _entry(path: Path, name: str, entry: Any, begin: int, size: int) -> TensorEntry:
+    """One tensor of a header whose data begin at byte ``begin``. Raises :class:`ModelLoadError`."""
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        understood = isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS
+        understood = understood and all(
+            type(number) is int and number >= 0 for number in (*shape, start, end)
+        )
+    except (KeyError, TypeError, ValueError):
+        understood = False
+    if not understood or start > end or prod(shape) > _MOST_ELEMENTS:
+        raise _damaged(path, f"the entry of tensor {name[:100]!r} is not understood")
+    if begin + end > size:
+        raise ModelLoadError(
+            f"{path} is truncated: tensor {name[:100]!r} ends at byte {begin + end}, the file has {size}. "
+            "Fetch it again."
+        )
+    if dtype in _BYTES and end - start != prod(shape) * _BYTES[dtype]:
+        raise _damaged(
+            path, f"tensor {name[:100]!r} has {end - start} bytes, which is not what its shape needs"
+        )
+    return TensorEntry(dtype, tuple(shape), begin + start, begin + end)
 
 
 def _damaged(path: Path, why: str) -> ModelLoadError:

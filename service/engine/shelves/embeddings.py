@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.catalogue.checkpoints import sha256_of
-from service.catalogue.files import identity, left_out, weight_files_in
+from service.catalogue.files import identity, leaving_out, left_out, weight_files_in
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
 from service.core.records import EmbeddingInfo
@@ -72,11 +72,9 @@ class EmbeddingShelf:
                 if not picture.stem.endswith(".preview"):
                     left_out(picture, "embeddings hidden in pictures are not read: save it as .safetensors")
         for path in weight_files_in(self._folder):
-            try:
+            with leaving_out(path):
                 files[path.stem] = read_embedding(path)
                 keys.append(identity(path))
-            except ModelLoadError as error:
-                left_out(path, error.detail)
         self._files, self._key = files, ",".join(keys)
 
     def put_on(self, model: Model, *, is_default: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, Self
 import structlog
 
 from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
-from service.catalogue.files import left_out
+from service.catalogue.files import left_out, look_again
 from service.catalogue.weights import read_header, weight_files
 from service.core.cancel import CancelToken
 from service.core.errors import ModelLoadError
@@ -66,6 +66,7 @@ class Library:
         self._loaded: OrderedDict[str, tuple[Model, Path]] = OrderedDict()
         self._in_use: set[str] = set()
         root = settings.models_dir
+        look_again()
         folders = {name: root / name if root else None for name in FOLDERS}
         self.catalogue = CheckpointCatalogue(default, settings, _is_served)
         self.vaes = VaeShelf(folders["vae"], channels_last=settings.channels_last)
@@ -139,6 +140,7 @@ class Library:
 
     def refresh(self) -> None:
         """Look at the models folder again. Loaded checkpoints whose files changed are dropped, others stay."""
+        look_again()
         self.catalogue.refresh()
         for shelf in (self.vaes, self.loras, self.embeddings, self.upscalers):
             shelf.refresh()

@@ -8,7 +8,7 @@ from typing import Final, Self
 import torch
 
 from service.catalogue.checkpoints import sha256_of
-from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
+from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_files_in
 from service.catalogue.weights import SUFFIX, read_header
 from service.core.errors import ModelLoadError
 from service.core.records import LoraInfo
@@ -36,20 +36,8 @@ class LoraShelf:
         """Look at the folder again. Files that hold no network are left out, and the log says why."""
         found: list[LoraInfo] = []
         for path in weight_files_in(self._folder):
-            try:
-                entries, metadata = read_header(path)
-            except ModelLoadError as error:
-                left_out(path, error.detail)
-                continue
-            # Names alone tell: an adapter of shapes only.
-            shapes = Adapter.of(
-                (name, torch.empty(entry.shape, device="meta")) for name, entry in entries.items()
-            )
-            if not any(shapes.layers.values()):
-                left_out(path, "it holds no LoRA network")
-                continue
-            alias = str(metadata.get("ss_output_name", ""))
-            found.append(LoraInfo(path.stem, str(path), "" if alias == "None" else alias, metadata))
+            with leaving_out(path):
+                found.append(_describe(path))
         self._infos = found
 
     def all(self) -> list[LoraInfo]:
@@ -84,6 +72,17 @@ class LoraShelf:
         """Twelve digits, as A1111 and Civitai show them: SHA-256 of the tensors without the file's header."""
         stated = str(info.metadata.get("sshs_model_hash", ""))
         return (stated or sha256_of(Path(info.filename), skip_header=True))[:_HASH_DIGITS]
+
+
+def _describe(path: Path) -> LoraInfo:
+    """What the header of a network says. Raises :class:`ModelLoadError` for a file that holds none."""
+    entries, metadata = read_header(path)
+    # Names alone tell: an adapter of shapes only.
+    shapes = Adapter.of((name, torch.empty(entry.shape, device="meta")) for name, entry in entries.items())
+    if not any(shapes.layers.values()):
+        raise ModelLoadError("it holds no LoRA network")
+    alias = metadata.get("ss_output_name", "")
+    return LoraInfo(path.stem, str(path), "" if alias == "None" else alias, metadata)
 
 
 class Networks:

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
+from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_files_in
 from service.catalogue.upscalers import BUILT_IN, LATENT_MODES
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError, UnknownName
@@ -34,12 +34,9 @@ class UpscalerShelf:
         """Look at the folder again; files that hold no network of a known family are left out."""
         found: list[UpscalerInfo] = []
         for path in weight_files_in(self._folder):
-            try:
+            with leaving_out(path):
                 plan = esrgan.plan(path, read_header(path)[0])
-            except ModelLoadError as error:
-                left_out(path, error.detail)
-                continue
-            found.append(UpscalerInfo(path.stem, plan.scale, path.stem, str(path), plan.kind))
+                found.append(UpscalerInfo(path.stem, plan.scale, path.stem, str(path), plan.kind))
         self._infos = found
 
     def all(self) -> list[UpscalerInfo]:

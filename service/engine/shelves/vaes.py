@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from service.catalogue.checkpoints import sha256_of
-from service.catalogue.files import RecentlyUsed, identity, left_out, weight_files_in
+from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_files_in
 from service.catalogue.weights import SUFFIX, TensorEntry, read_header
 from service.core.errors import BadRequest, ModelLoadError, UnknownName
 from service.core.records import VaeInfo
@@ -42,23 +42,18 @@ class VaeShelf:
         root = self._folder
         if root is not None and root.is_dir():
             for config in sorted(root.rglob(_CONFIG)):
-                if (
-                    "decoder_block_out_channels" in config.read_text()
-                    or "AutoencoderKL" in config.read_text()
-                ):
-                    found.append(VaeInfo(str(config.parent.relative_to(root)), str(config.parent)))
+                with leaving_out(config):
+                    text = config.read_text()
+                    if "decoder_block_out_channels" in text or "AutoencoderKL" in text:
+                        found.append(VaeInfo(str(config.parent.relative_to(root)), str(config.parent)))
         folders = [Path(info.filename) for info in found]
         for path in weight_files_in(root):
             if path.parent in folders:
                 continue
-            try:
+            with leaving_out(path):
                 if _decoder_input(read_header(path)[0]) is None:
-                    left_out(path, "it holds no VAE")
-                    continue
-            except ModelLoadError as error:
-                left_out(path, error.detail)
-                continue
-            found.append(VaeInfo(path.name, str(path)))
+                    raise ModelLoadError("it holds no VAE")
+                found.append(VaeInfo(path.name, str(path)))
         self._infos = found
 
     def all(self) -> list[VaeInfo]:

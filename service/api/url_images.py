@@ -22,6 +22,8 @@ TIMEOUT: Final = 20.0
 """Seconds for one image, all in all."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("168.63.129.16", "192.0.0.192", "100.100.100.200")))
+"""Where clouds answer their own machines (Azure, Oracle, Alibaba): addresses that count as public and are not."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -125,4 +127,6 @@ def is_public(text: str) -> bool:
             return False
         if address.is_site_local:
             return False
+    if address in _METADATA:
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved

@@ -11,7 +11,9 @@ it. A ``|`` that separates nothing turns editing off for the whole prompt, which
 written.
 """
 
+import math
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -150,9 +152,13 @@ class _Pass:
         return int(max(-1.0, min(float(self.steps), value)))
 
 
-def _changes(nodes: tuple[_Node, ...], run: _Pass) -> list[int]:
-    """All steps after which the text may change, in order; the last step is always among them."""
+def _changes(nodes: tuple[_Node, ...], run: _Pass) -> tuple[list[int], int]:
+    """The steps after which a change is made, in order, the last step among them; and the period of alternations.
+
+    The period is 1 where there are none, and never more than the steps: beyond them nothing repeats.
+    """
     found = {run.steps}
+    lengths: set[int] = set()
     pending: list[_Node] = list(nodes)
     while pending:
         match pending.pop():
@@ -162,11 +168,14 @@ def _changes(nodes: tuple[_Node, ...], run: _Pass) -> list[int]:
                 pending += before
                 pending += after
             case _Alternation(options):
-                found.update(range(1, run.steps + 1))
+                lengths.add(len(options))
                 pending += (node for option in options for node in option)
             case _Group(inner):
                 pending += inner
-    return sorted(found)
+    period = 1
+    for length in lengths:
+        period = min(run.steps, math.lcm(period, length))
+    return sorted(found), period
 
 
 def _text_at(nodes: tuple[_Node, ...], step: int, run: _Pass) -> str:
@@ -193,9 +202,15 @@ def schedule(prompt: str, steps: int, hires_steps: int | None = None) -> list[Sc
     """
     run = _Pass(steps, 0, 0.0) if hires_steps is None else _Pass(hires_steps, steps, 1.0)
     nodes = _parse(prompt)
+    changes, period = _changes(nodes, run)
     texts: list[ScheduledText] = []
-    for step in _changes(nodes, run):
-        text = _text_at(nodes, step, run)
+    made: dict[tuple[int, int], str] = {}
+    for step in changes if period == 1 else range(1, run.steps + 1):
+        # The text depends on which changes lie behind and where the alternations are, on nothing else.
+        key = bisect_left(changes, step), (step - 1) % period
+        if key not in made:
+            made[key] = _text_at(nodes, step, run)
+        text = made[key]
         if texts and texts[-1].text == text:
             texts.pop()
         texts.append(ScheduledText(step, text))

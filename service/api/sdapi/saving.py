@@ -58,9 +58,14 @@ def _create(place: Path, pattern: str, number: int, data: bytes) -> tuple[Path, 
     for attempt in range(number, number + _ATTEMPTS):
         path = place / pattern.format(number=attempt)
         try:
-            with path.open("xb") as stream:
-                stream.write(data)
+            stream = path.open("xb")
         except FileExistsError:
             continue
+        try:
+            with stream:
+                stream.write(data)
+        except OSError:  # the disk is full: half a picture is none
+            path.unlink(missing_ok=True)
+            raise
         return path, attempt
     raise FileExistsError(f"no free number for {pattern} from {number} on")

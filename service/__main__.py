@@ -7,8 +7,8 @@ from service import signals
 if sys.argv[1:2] == ["serve"]:
     signals.leave_at_once()  # before anything else is imported
 
-from service import threads  # noqa: E402
-from service.cli import app  # noqa: E402
+from service import threads
+from service.cli import app
 
 
 def main() -> None:

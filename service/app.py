@@ -18,6 +18,7 @@ from service.api.dialect import Dialect
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
+from service.api.middleware.origin import SameOrigin
 from service.api.middleware.paths import Paths
 from service.api.middleware.session import SessionCookie
 from service.api.native.routes import DIALECT as NATIVE
@@ -85,6 +86,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
             Middleware(Access, metrics=metrics, served_by=settings.pod_name),
             Middleware(Paths, root_path=settings.root_path),
             *_cors(settings),
+            Middleware(SameOrigin, allowed=settings.cors_allow_origins),
             Middleware(BasicAuth, users=settings.api_auth),
             # Answers with pictures say Content-Encoding: identity and pass as they are.
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),

@@ -182,7 +182,9 @@ class CheckpointCatalogue:
         root = self._settings.models_dir and self._settings.models_dir / "checkpoints"
         if root and root.is_dir():
             paths = [
-                path for path in sorted(root.rglob(f"*{SUFFIX}")) if not _inside_folder_checkpoint(path, root)
+                path
+                for path in sorted(root.rglob(f"*{SUFFIX}"))
+                if path.is_file() and not _inside_folder_checkpoint(path, root)
             ]
             paths += sorted(index.parent for index in root.rglob(INDEX))
             # Hidden folders hold what is still being fetched.

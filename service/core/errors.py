@@ -7,6 +7,7 @@ ServiceError                      500  internal           server
 │   ├── NotFound                  404  not_found          client
 │   ├── BodyTooLarge              413  body_too_large     client
 │   └── BodyTooSlow               408  body_too_slow      client
+├── CrossSite                     403  cross_site         client
 ├── NotAuthenticated              401  not_authenticated  client
 ├── Refused                       503  refused            server   (try again later; carries Retry-After)
 │   ├── NotReady                  503  not_ready          server   (still loading)
@@ -91,6 +92,14 @@ class NotAuthenticated(ServiceError):
 
     status = 401
     code = "not_authenticated"
+    blame = "client"
+
+
+class CrossSite(ServiceError):
+    """A page of another origin asked for a change."""
+
+    status = 403
+    code = "cross_site"
     blame = "client"
 
 

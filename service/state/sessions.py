@@ -6,6 +6,7 @@ that set an option are kept; an id alone costs nothing, so that any number of cl
 
 import re
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from service.core.errors import BadRequest
+
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22,64}")
+LARGEST: Final = 256 * 1024
+"""Bytes of memory that the options of one session may take; the whole object of A1111 takes some 40 KB."""
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of memory of all sessions together: ids cost nothing to make up."""
+
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -31,10 +40,11 @@ def is_id(text: str) -> bool:
 class _Session:
     options: dict[str, Any] = field(default_factory=dict)
     seen: float = 0.0
+    weight: int = 0
 
 
 class Sessions:
-    """The options of at most ``limit`` sessions, each for ``ttl`` seconds since it was last asked for.
+    """The options of at most ``limit`` sessions and ``most_bytes``, each for ``ttl`` seconds since it last came.
 
     To be used from the event loop's thread. ``on_count`` is told how many are kept.
     """
@@ -45,7 +55,10 @@ class Sessions:
         limit: int,
         on_count: Callable[[int], object] = lambda count: None,
         clock: Callable[[], float] = time.monotonic,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._ttl = ttl
         self._limit = limit
         self._on_count = on_count
@@ -66,20 +79,42 @@ class Sessions:
         return MappingProxyType(session.options)
 
     def update(self, session_id: str, changes: Mapping[str, Any]) -> None:
-        """Set options of a session. Beyond the limit the longest unused session leaves."""
+        """Set options of a session. Beyond the limits the longest unused sessions leave.
+
+        Raises :class:`BadRequest` where one session would be more than :data:`LARGEST`.
+        """
         self._forget()
-        session = self._kept.setdefault(session_id, _Session())
-        session.options = {**session.options, **changes}
-        session.seen = self._clock()
+        before = self._kept.get(session_id) or _Session()
+        options = {**before.options, **changes}
+        weight = _weight(options)
+        if weight > LARGEST:
+            raise BadRequest(
+                f"The options of this session take more than {LARGEST} bytes: set fewer, or shorter ones."
+            )
+        self._kept[session_id] = _Session(options, self._clock(), weight)
         self._kept.move_to_end(session_id)
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+        self._bytes += weight - before.weight
+        while len(self._kept) > self._limit or self._bytes > self._most_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].weight
         self._on_count(len(self._kept))
 
     def _forget(self) -> None:
         oldest = self._clock() - self._ttl
         before = len(self._kept)
         while self._kept and next(iter(self._kept.values())).seen <= oldest:
-            self._kept.popitem(last=False)
+            self._bytes -= self._kept.popitem(last=False)[1].weight
         if len(self._kept) != before:
             self._on_count(len(self._kept))
+
+
+def _weight(value: Any) -> int:
+    """Bytes that ``value`` (JSON's types) takes in memory; names of options are shared and count for nothing."""
+    total, pending = 0, [value]
+    while pending:
+        item = pending.pop()
+        total += sys.getsizeof(item)
+        if isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return total

@@ -160,3 +160,33 @@ def test_positions_of_axes_are_those_that_clients_know() -> None:
         "Nothing", "Seed", "Var. seed", "Var. strength", "Steps", "CFG Scale", "Image CFG Scale", "Prompt S/R",
         "Prompt order",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Seed", "0-60", "Steps", "1-60", "CFG Scale", "1-60"],
+        ["Seed", "0-100000", "Nothing", "", "Nothing", ""],
+        ["Seed", ",".join(map(str, range(500))), "Seed", "1-30", "Nothing", ""],
+        ["Seed", "0-1 [9999]", "Nothing", "", "Nothing", ""],
+        ["Prompt order", "a, cat", "Prompt order", "a, cat, red, in, snow", "Seed", "1-30"],
+    ],
+)
+def test_lengths_are_multiplied_before_anything_is_built(
+    live: tuple[LiveServer, FakeEngine], arguments: list[Any]
+) -> None:
+    answer = ask(live, "x/y/z plot", arguments)
+    assert answer.status_code == 422
+    assert "SD_MAX_IMAGES" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "values", ["1\r2", "x" * 131_073, '"' + "1" * 70_000, "nan", "9" * 400, "1e999", "\0"]
+)
+def test_values_that_cannot_be_read_are_refused_with_a_sentence(
+    live: tuple[LiveServer, FakeEngine], values: str
+) -> None:
+    for axis in ("Seed", "CFG Scale", "Sigma max"):
+        answer = ask(live, "x/y/z plot", [axis, values, "Nothing", "", "Nothing", ""])
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["detail"]

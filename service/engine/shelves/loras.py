@@ -14,7 +14,7 @@ from service.core.errors import ModelLoadError
 from service.core.records import LoraInfo
 from service.engine.families.model import Model
 from service.engine.weights.lora import Adapter, Scaled, WeightPatch
-from service.engine.weights.tensors import read_tensors
+from service.engine.weights.tensors import dtype_for, read_tensors
 from service.prompt import NetworkTag, lora_weights
 
 _KEPT: Final = 1024**3
@@ -78,7 +78,10 @@ def _describe(path: Path) -> LoraInfo:
     """What the header of a network says. Raises :class:`ModelLoadError` for a file that holds none."""
     entries, metadata = read_header(path)
     # Names alone tell: an adapter of shapes only.
-    shapes = Adapter.of((name, torch.empty(entry.shape, device="meta")) for name, entry in entries.items())
+    shapes = Adapter.of(
+        (name, torch.empty(entry.shape, dtype=dtype_for(entry, torch.float32), device="meta"))
+        for name, entry in entries.items()
+    )
     if not any(shapes.layers.values()):
         raise ModelLoadError("it holds no LoRA network")
     alias = metadata.get("ss_output_name", "")

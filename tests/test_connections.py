@@ -173,7 +173,7 @@ def test_requests_sent_ahead_are_answered_in_order() -> None:
     gate = threading.Semaphore(0)
     with serve(FakeEngine(gate=gate), header_timeout=0.3, body_timeout=0.3) as live:
         connection = post_raw(live.port, {**BODY, "steps": 2})
-        live.wait_until(lambda: live.context.backend.slot.busy)
+        live.wait_until(lambda: live.context.backend.running)
         connection.sendall(GET)
         time.sleep(0.6)  # longer than any patience: an answer that is owed is not the client's fault
         gate.release(2)

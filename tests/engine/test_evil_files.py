@@ -36,15 +36,15 @@ def test_a_folder_of_evil_files_costs_nobody_anything(tmp_path: Path) -> None:
     engine.load(lambda sentence, *, part=None, seconds=0.0: None)
     for _ in range(2):
         # The default one, and a folder whose index is opened when it is asked for.
-        assert [info.name for info in engine.checkpoints()] == ["demo_model", "odd_model_index"]
-        assert not engine.loras()
-        assert not engine.vaes()
-        assert not engine.embeddings()
-        assert len({upscaler.filename for upscaler in engine.upscalers()}) == 1
+        assert [info.name for info in engine.catalogue().checkpoints] == ["demo_model", "odd_model_index"]
+        assert not engine.catalogue().loras
+        assert not engine.catalogue().vaes
+        assert not engine.catalogue().embeddings
+        assert len({upscaler.filename for upscaler in engine.catalogue().upscalers}) == 1
         assert files.files_left_out() > 100
         engine.refresh()
     assert engine.generate(SMALL, CancelToken(), lambda progress: None).images
-    odd = next(info for info in engine.checkpoints() if "odd" in info.title)
+    odd = next(info for info in engine.catalogue().checkpoints if "odd" in info.title)
     with pytest.raises(ModelLoadError):
         engine.load_checkpoint(odd.title)
     shutil.rmtree(tmp_path / "loras")

@@ -86,11 +86,7 @@ class Sessions:
         self._forget()
         before = self._kept.get(session_id) or _Session()
         options = {**before.options, **changes}
-        weight = _weight(options)
-        if weight > LARGEST:
-            raise BadRequest(
-                f"The options of this session take more than {LARGEST} bytes: set fewer, or shorter ones."
-            )
+        weight = weight_of(options)
         self._kept[session_id] = _Session(options, self._clock(), weight)
         self._kept.move_to_end(session_id)
         self._bytes += weight - before.weight
@@ -107,9 +103,13 @@ class Sessions:
             self._on_count(len(self._kept))
 
 
-def _weight(value: Any) -> int:
-    """Bytes that ``value`` (JSON's types) takes in memory; names of options are shared and count for nothing."""
-    total, pending = 0, [value]
+def weight_of(options: Mapping[str, Any]) -> int:
+    """Bytes that a session's options (JSON's types) take in memory; names are shared and count for nothing.
+
+    Raises :class:`BadRequest` where they are more than :data:`LARGEST`.
+    """
+    total = 0
+    pending: list[Any] = [options]
     while pending:
         item = pending.pop()
         total += sys.getsizeof(item)
@@ -117,4 +117,8 @@ def _weight(value: Any) -> int:
             pending += item.values()
         elif isinstance(item, list):
             pending += item
+    if total > LARGEST:
+        raise BadRequest(
+            f"The options of this session take more than {LARGEST} bytes: set fewer, or shorter ones."
+        )
     return total

@@ -148,7 +148,9 @@ class Store(Protocol):
         ...
 
     async def set_options(self, session: str | None, changes: Mapping[str, Any]) -> None:
-        """Set options of a session, or process-wide with None. Values are JSON. Other options stay as they are."""
+        """Set options of a session, or process-wide with None. Values are JSON. Other options stay as they are.
+        Raises :class:`~service.core.errors.BadRequest` where a session's would take too much.
+        """
         ...
 
     # --- tasks ---------------------------------------------------------------------------------------
@@ -195,6 +197,35 @@ class Store(Protocol):
     def see(self, upstream: str, catalogue: Mapping[str, Any]) -> None:
         """Remember what ``upstream`` has. Returns at once. It is kept until there is something newer."""
         ...
+
+
+def open_store(
+    url: str | None,
+    *,
+    session_ttl: float,
+    max_sessions: int,
+    on_sessions: Callable[[int], object] = lambda count: None,
+    on_error: Callable[[str], object] = lambda kind: None,
+) -> Store:
+    """The store at ``url`` (``redis://…``, ``rediss://…`` or ``unix://…``), in memory with None.
+
+    ``on_sessions`` is told how many sessions are kept; ``on_error`` of each failure of the store, which is
+    ``unreachable``, ``refused`` or ``garbage``. Raises :class:`ValueError` for a URL that is none, and where the
+    package for it is missing.
+    """
+    if url is None:
+        from service.state.memory import MemoryStore
+
+        return MemoryStore(session_ttl=session_ttl, max_sessions=max_sessions, on_sessions=on_sessions)
+    try:
+        from service.state.redis.store import RedisStore
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "SD_STATE_URL needs the package redis: pip install 'knative-diffusion[front]'."
+        ) from error
+    return RedisStore(
+        url, session_ttl=session_ttl, max_sessions=max_sessions, on_sessions=on_sessions, on_error=on_error
+    )
 
 
 def running(tasks: tuple[TaskRecord, ...]) -> TaskRecord | None:

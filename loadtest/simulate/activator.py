@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from loadtest.simulate.breaker import Admission, Breaker
 
 QUEUE_DEPTH = 10_000
@@ -30,6 +32,12 @@ class Routed(Protocol):
     """A request as the activator sees it: the place that it holds."""
 
     place: "Place | None"
+
+
+class Policy(Protocol):
+    """Chooses among the pods that have room: an index out of ``free``, a bit set of ``size`` that is never 0."""
+
+    def pick(self, free: int, size: int) -> int: ...
 
 
 P = TypeVar("P", bound=Target)
@@ -113,7 +121,20 @@ class RoundRobin:
         return chosen
 
 
-def policy_for(container_concurrency: int) -> FirstAvailable | RoundRobin:
+class RandomAvailable:
+    """Picks any index with room: what is left of the power of two choices where a replica takes one request."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def pick(self, free: int, size: int) -> int:
+        """``free``: bit set of indices with room, never 0; ``size``: number of places."""
+        for _ in range(int(self._rng.integers(free.bit_count()))):
+            free &= free - 1
+        return (free & -free).bit_length() - 1
+
+
+def policy_for(container_concurrency: int) -> Policy:
     """The balancing policy for a containerConcurrency of 1 or more."""
     return FirstAvailable() if container_concurrency <= FIRST_AVAILABLE_UP_TO else RoundRobin()
 
@@ -153,16 +174,22 @@ class Throttler(Generic[R]):
         send: Callable[[R, Target | None], None],
         *,
         cluster_ip: bool = False,
+        policy: Policy | None = None,
     ) -> None:
         self.breaker: Breaker[R] = Breaker(QUEUE_DEPTH, MAX_CAPACITY, 0)
         self.places: list[Place] = []
         self._known: dict[int, Place] = {}
         self._free = 0
         self._cc = container_concurrency
-        self._policy = policy_for(container_concurrency)
+        self._policy = policy or policy_for(container_concurrency)
         self._send = send
         self._cluster_ip = cluster_ip
         self._homeless: deque[R] = deque()  # through the revision's breaker, but every place was taken
+
+    @property
+    def free(self) -> int:
+        """How many pods have room."""
+        return self._free.bit_count()
 
     @property
     def waiting(self) -> int:

@@ -206,7 +206,7 @@ class Fleet:
         self._env = env
         self._pods = scenario.pods
         self._lag = scenario.cluster.kube_proxy_lag
-        self._concurrency = scenario.autoscaling.container_concurrency
+        self._concurrency = scenario.concurrency
         self._grace = scenario.autoscaling.timeout_seconds
         self._rng = rng
         self._start = scenario.pods.start.sampler(rng)
@@ -282,7 +282,10 @@ class Fleet:
             delay += self._pull()
         self._changed()
         yield self._env.timeout(delay)
-        # From here both kubelet and activator may find out first, each at its own pace.
+        yield from self._become_ready(pod)
+
+    def _become_ready(self, pod: Pod) -> Wait:
+        """From the end of the load to the first request: kubelet and activator find out, each at its own pace."""
         probe = PROBE_SECONDS * self._rng.random()
         kubelet = self._pods.readiness_period * self._rng.random()
         yield self._env.timeout(min(probe, kubelet))
@@ -305,17 +308,7 @@ class Fleet:
         if pod.state is State.PENDING:
             self.nodes.forget(pod)
         else:
-            deadline = self._env.now + self._grace
-            pod.last_arrival = self._env.now
-            while self._env.now < deadline:
-                quiet = pod.last_arrival + self._pods.drain
-                if self._env.now < quiet:
-                    yield self._env.timeout(min(quiet, deadline) - self._env.now)
-                elif not pod.idle:
-                    pod.on_idle = self._env.event()
-                    yield pod.on_idle | self._env.timeout(deadline - self._env.now)
-                else:
-                    break
+            yield from self._drain(pod)
             pod.gone = True
             if not pod.idle:
                 self._killed(pod)
@@ -325,3 +318,17 @@ class Fleet:
         self.served.append(pod.served)
         self.nodes.release(pod)
         self._changed()
+
+    def _drain(self, pod: Pod) -> Wait:
+        """Until no request has come for a while and none is inside, or the grace has passed."""
+        deadline = self._env.now + self._grace
+        pod.last_arrival = self._env.now
+        while self._env.now < deadline:
+            quiet = pod.last_arrival + self._pods.drain
+            if self._env.now < quiet:
+                yield self._env.timeout(min(quiet, deadline) - self._env.now)
+            elif not pod.idle:
+                pod.on_idle = self._env.event()
+                yield pod.on_idle | self._env.timeout(deadline - self._env.now)
+            else:
+                return

@@ -21,7 +21,8 @@ class Stage(IntEnum):
     LOCK = 2  # let through, waits for the GPU's lock
     WORK = 3  # on the GPU
     REFUSED = 4  # turned away by the pod, holds nothing of it
-    DONE = 5
+    ROUTING = 5  # a handle of Ray Serve has a replica for it, and is about to find out
+    DONE = 6
 
 
 class Request:

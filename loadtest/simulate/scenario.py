@@ -1,8 +1,8 @@
 """What a scenario file says: traffic, service, pods, cluster, autoscaling, prices.
 
 Autoscaling keys are Knative's own annotation names (``target-burst-capacity``), with its spelling of
-durations (``"1m30s"``) or plain seconds. A file that does not fit raises :class:`ScenarioError` with one
-sentence a fault.
+durations (``"1m30s"``) or plain seconds; those of ``ray`` are Ray Serve's (``upscale_delay_s``). A file that
+does not fit raises :class:`ScenarioError` with one sentence a fault.
 """
 
 import difflib
@@ -206,6 +206,42 @@ class Autoscaling(_Section):
         return self
 
 
+class RayServe(BaseModel):
+    """Ray Serve's settings of the GPU deployment, by their own names (``autoscaling_config`` and its neighbours).
+
+    They hold where ``platform`` is ``ray``; the defaults are those of ``service.ray``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=4, ge=1)
+    target_ongoing_requests: float = Field(default=1.0, gt=0)
+    max_ongoing_requests: int = Field(default=1, ge=1, le=1000)
+    metrics_interval_s: PositiveSeconds = 10.0
+    look_back_period_s: PositiveSeconds = 30.0
+    upscaling_factor: float = Field(default=1.0, gt=0)
+    downscaling_factor: float = Field(default=1.0, gt=0)
+    upscale_delay_s: Seconds = 30.0
+    downscale_delay_s: Seconds = 600.0
+    downscale_to_zero_delay_s: Seconds | None = None
+    aggregation_function: Literal["mean", "max", "min"] = "mean"
+    initial_backoff_s: PositiveSeconds = 0.025
+    max_backoff_s: PositiveSeconds = 0.05
+    graceful_shutdown_wait_loop_s: PositiveSeconds = 2.0
+    graceful_shutdown_timeout_s: Seconds = 660.0
+    request_timeout_s: PositiveSeconds = 300.0  # SD_REQUEST_TIMEOUT: Serve itself sets no limit
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "RayServe":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas}): raise "
+                f"max_replicas or lower min_replicas"
+            )
+        return self
+
+
 class Cost(_Section):
     """Money: what a GPU costs an hour, and whether pods or whole nodes are billed."""
 
@@ -220,11 +256,13 @@ class Scenario(_Section):
     name: str = ""
     description: str = ""
     seed: int = Field(default=1, ge=0)
+    platform: Literal["knative", "ray"] = "knative"
     traffic: Traffic
     service: Service
     pods: Pods
     cluster: Cluster
     autoscaling: Autoscaling = Autoscaling()
+    ray: RayServe = RayServe()
     cost: Cost = Cost()
     tail: Seconds = 0.0  # simulated on after the last answer
 
@@ -235,12 +273,29 @@ class Scenario(_Section):
                 f"pods.initial ({self.pods.initial}) is above cluster.gpu-quota ({self.cluster.gpu_quota}): "
                 f"lower it"
             )
-        if self.autoscaling.min_scale > self.cluster.gpu_quota:
+        least = (
+            ("autoscaling.min-scale", self.autoscaling.min_scale)
+            if self.platform == "knative"
+            else ("ray.min_replicas", self.ray.min_replicas)
+        )
+        if least[1] > self.cluster.gpu_quota:
             raise ValueError(
-                f"autoscaling.min-scale ({self.autoscaling.min_scale}) is above cluster.gpu-quota "
-                f"({self.cluster.gpu_quota}): some of these pods would stay pending; lower min-scale"
+                f"{least[0]} ({least[1]}) is above cluster.gpu-quota ({self.cluster.gpu_quota}): some of these "
+                f"pods would stay pending; lower {least[0].rpartition('.')[2]}"
             )
         return self
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that one pod works on at once."""
+        ray, knative = self.ray.max_ongoing_requests, self.autoscaling.container_concurrency
+        return knative if self.platform == "knative" else ray
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a request is given up by the service."""
+        ray, knative = self.ray.request_timeout_s, self.autoscaling.timeout_seconds
+        return knative if self.platform == "knative" else ray
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

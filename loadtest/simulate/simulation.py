@@ -1,5 +1,7 @@
 """Runs a scenario: traffic, activators, pods and the control loop on one simpy clock.
 
+On Ray Serve a deployment handle takes the activator's place, and Serve's controller that of the KPA.
+
 Requests are plain objects moved by callbacks; only what lives long (pods, reporters, the autoscaler,
 traffic) is a simpy process, which is what lets a day of a million images run in seconds. Everything random
 comes from one seed.
@@ -7,19 +9,32 @@ comes from one seed.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
 
-from loadtest.simulate.activator import ConnectionPool, Target, Throttler
+from loadtest.simulate.activator import ConnectionPool, RandomAvailable, Target, Throttler
 from loadtest.simulate.arrivals import arrivals
 from loadtest.simulate.breaker import Admission
 from loadtest.simulate.control import Control
 from loadtest.simulate.pods import Fleet, Pod, Wait
 from loadtest.simulate.requests import OK, Request, Stage, Tally
 from loadtest.simulate.scenario import Closed, Scenario
+from loadtest.simulate.serve import Handle, Replicas, ServeControl
 from loadtest.simulate.stats import REPORT_SECONDS, ConcurrencyReporter
+
+
+class Controller(Protocol):
+    """What adds and takes away pods, and says which way requests go."""
+
+    direct: bool
+    """Requests go past the activators."""
+
+    def start(self, tick_phase: float, scrape_phase: float) -> None: ...
+    def pods_changed(self) -> None: ...
+    def activators_in_path(self) -> int: ...
+
 
 Journal = list[tuple[str, float, int, int]]
 """``(event, seconds, request, pod)``: arrive, work, free and an outcome for each request; for tests and
@@ -43,23 +58,18 @@ class Simulation:
         streams = np.random.default_rng(self.seed).spawn(5)
         self._rng_traffic, rng_service, rng_pods, self._rng_route, rng_phase = streams
         self._service = scenario.service.time.sampler(rng_service)
-        settings, service = scenario.autoscaling, scenario.service
-        self._patience = settings.timeout_seconds
-        self._timed_out = "504"
-        if 0 < service.client_timeout < self._patience:
-            self._patience, self._timed_out = service.client_timeout, "client timeout"
-        self._cc = settings.container_concurrency
-        self._cluster_ip = scenario.cluster.addressing == "cluster-ip"
-        self.fleet = Fleet(self.env, scenario, rng_pods, changed=self._pods_changed, killed=self._killed)
-        self.control = Control(
-            self.env, scenario, self.fleet, wall_clock=2.0 * rng_phase.random(), routed=self._routed
-        )
-        count = scenario.cluster.activators
-        self._reporters = [ConcurrencyReporter(self.control.receive) for _ in range(count)]
-        self._throttlers: list[Throttler[Request]] = [
-            Throttler(self._cc, self._send, cluster_ip=self._cluster_ip) for _ in range(count)
-        ]
-        self._pools: list[ConnectionPool[Pod]] = [ConnectionPool(self._dial) for _ in range(count)]
+        self._patience, self._timed_out = scenario.timeout, "504"
+        if 0 < scenario.service.client_timeout < self._patience:
+            self._patience, self._timed_out = scenario.service.client_timeout, "client timeout"
+        self._cc = scenario.concurrency
+        self._handle: Handle | None = None
+        self._reporters: list[ConcurrencyReporter] = []
+        self._cluster_ip = False
+        if scenario.platform == "ray":
+            self._on_ray(scenario, rng_pods)
+        else:
+            self._on_knative(scenario, rng_pods, wall_clock=2.0 * rng_phase.random())
+        self._pools: list[ConnectionPool[Pod]] = [ConnectionPool(self._dial) for _ in self._throttlers]
         self._in_path = 1
         self._turn = 0
         self._pod_turn = 0
@@ -76,6 +86,28 @@ class Simulation:
             self.env.process(self._report(reporter, float(rng_phase.random())))
         self.control.start(2.0 * float(rng_phase.random()), float(rng_phase.random()))
         self._pods_changed()
+
+    def _on_knative(self, scenario: Scenario, rng: np.random.Generator, *, wall_clock: float) -> None:
+        """Activators in front of pods, the KPA over them."""
+        self._cluster_ip = scenario.cluster.addressing == "cluster-ip"
+        self.fleet = Fleet(self.env, scenario, rng, changed=self._pods_changed, killed=self._killed)
+        control = Control(self.env, scenario, self.fleet, wall_clock=wall_clock, routed=self._routed)
+        self.control: Controller = control
+        activators = range(scenario.cluster.activators)
+        self._reporters = [ConcurrencyReporter(control.receive) for _ in activators]
+        self._throttlers: list[Throttler[Request]] = [
+            Throttler(self._cc, self._send, cluster_ip=self._cluster_ip) for _ in activators
+        ]
+
+    def _on_ray(self, scenario: Scenario, rng: np.random.Generator) -> None:
+        """One handle (the ingress deployment's) in front of replicas, Serve's controller over them."""
+        self.fleet = Replicas(self.env, scenario, rng, changed=self._pods_changed, killed=self._killed)
+        queue: Throttler[Request] = Throttler(
+            self._cc, self._send_after_a_while, policy=RandomAvailable(self._rng_route)
+        )
+        self._throttlers = [queue]
+        self._handle = Handle(scenario.ray, self._rng_route)
+        self.control = ServeControl(self.env, scenario.ray, self.fleet, lambda: queue.waiting)
 
     def run(self) -> None:
         """Simulates until every request has ended, and ``tail`` seconds more."""
@@ -137,7 +169,8 @@ class Simulation:
             return
         self._turn = (self._turn + 1) % self._in_path
         request.activator = self._turn
-        self._reporters[self._turn].enter(now)
+        if self._reporters:
+            self._reporters[self._turn].enter(now)
         if not self._throttlers[self._turn].offer(request):
             self._end(request, "503")
 
@@ -167,6 +200,19 @@ class Simulation:
             self._later(0.0, lambda _: self._end(request, "502"))
         else:
             self._at_pod(request, pod)
+
+    def _send_after_a_while(self, request: Request, target: Target | None) -> None:
+        """Once the handle's router has found out that ``target`` has room."""
+        assert self._handle is not None
+        queue = self._throttlers[0]
+        delay = self._handle.delay(queue.waiting, queue.free + 1, len(queue.places))
+
+        def send(_: simpy.Event) -> None:
+            if request.stage is Stage.ROUTING:
+                self._send(request, target)
+
+        request.stage = Stage.ROUTING
+        self._later(delay, send)
 
     def _dial(self) -> Pod | None:
         pods = self.fleet.programmed()
@@ -256,7 +302,8 @@ class Simulation:
             if pod is not None:
                 pod.stats.leave(now)
         else:
-            self._reporters[request.activator].leave(now)
+            if self._reporters:
+                self._reporters[request.activator].leave(now)
             if stage is not Stage.ACTIVATOR:
                 if self._cluster_ip and pod is not None and outcome == OK:
                     self._pools[request.activator].give_back(pod, now)

@@ -44,6 +44,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         {
             "seed": draw(st.integers(0, 2**31)),
             "tail": draw(st.sampled_from([0, 200])),
+            "platform": draw(st.sampled_from(["knative", "knative", "ray"])),
             "traffic": draw(traffic()),
             "service": {
                 "time": draw(SECONDS),
@@ -85,12 +86,26 @@ def scenarios(draw: st.DrawFn) -> Scenario:
                 "metric-aggregation-algorithm": draw(st.sampled_from(["linear", "weighted-exponential"])),
                 "progress-deadline": draw(st.sampled_from([20, 600])),
             },
+            "ray": {
+                "min_replicas": least,
+                "max_replicas": quota + draw(st.sampled_from([0, 3])),
+                "max_ongoing_requests": draw(st.sampled_from([1, 1, 2])),
+                "target_ongoing_requests": draw(st.sampled_from([0.5, 1, 2])),
+                "look_back_period_s": draw(st.sampled_from([1, 5, 30])),
+                "metrics_interval_s": draw(st.sampled_from([1, 10])),
+                "upscale_delay_s": draw(st.sampled_from([0, 2, 30])),
+                "downscale_delay_s": draw(st.sampled_from([0, 5, 600])),
+                "downscale_to_zero_delay_s": draw(st.sampled_from([None, 1])),
+                "aggregation_function": draw(st.sampled_from(["mean", "max", "min"])),
+                "graceful_shutdown_timeout_s": draw(st.sampled_from([0, 10, 660])),
+                "request_timeout_s": draw(st.sampled_from([10, 60, 600])),
+            },
         }
     )
 
 
 def _check(scenario: Scenario, journal: Journal, simulation: Simulation) -> None:
-    limit = scenario.autoscaling.container_concurrency
+    limit = scenario.concurrency
     arrived: set[int] = set()
     ends: Counter[int] = Counter()
     worked: Counter[int] = Counter()
@@ -137,7 +152,8 @@ def test_nothing_is_lost_or_doubled_and_no_limit_is_broken(scenario: Scenario) -
         assert 0 <= ready + pending <= pods
         # GPUs are held by pods that are scheduled; terminating ones hold theirs too.
         assert pods - pending <= scenario.cluster.gpu_quota
-    most = scenario.autoscaling.max_scale
+    ray, knative = scenario.ray.max_replicas, scenario.autoscaling.max_scale
+    most = knative if scenario.platform == "knative" else ray
     if most and not scenario.pods.deploying:
         assert results.peak_pods <= max(most, scenario.pods.initial)
     # The breakers' books are balanced once everything has ended.

@@ -37,7 +37,8 @@ def theirs(
         **{name: getattr(spec, name) for name in names},
     )
     policy = ray_policy._apply_autoscaling_config(ray_policy._core_replica_queue_length_policy)
-    targets, target, state = [], spec.min_replicas, {}
+    targets, target = [], spec.min_replicas
+    state: dict[str, Any] = {}
     for now, running, total in ticks:
         monkeypatch.setattr(ray_policy.time, "time", lambda now=now: now)
         context = ray_config.AutoscalingContext(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.simulate.control import Control
 from loadtest.simulate.results import collect
 from loadtest.simulate.scaler import Decision
 from loadtest.simulate.scenario import parse
@@ -205,6 +206,7 @@ def test_time_goes_on_however_little_is_left_of_a_period(
 ) -> None:
     simulation, _ = _run(tmp_path, [10.0])
     control, env = simulation.control, simulation.env
+    assert isinstance(control, Control)
     monkeypatch.setattr(control.scaler, "scale", lambda *_: Decision(1, False, 1e-17))
     control._reconcile_in(0.1)
     env.run(until=env.now + 0.1)

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from service import __version__
+from service import __version__, main_memory
 from service import context as contexts
 from service.api import problems
 from service.api.admission import Admission
@@ -30,6 +30,7 @@ from service.backends.engine import Engine
 from service.backends.local import LocalBackend
 from service.catalogue.files import files_left_out
 from service.context import Context
+from service.core.budget import Budget
 from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
@@ -47,9 +48,16 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
     metrics.files_left_out.set_function(files_left_out)
     metrics.request_timeout.set(settings.request_timeout)
 
+    budget = Budget(_for_requests(settings), lambda kind: metrics.budget_refused.labels(kind).inc())
+    metrics.watch_budget(budget)
+    measured: list[bool] = []
+
     def state_changed(state: State, ready: bool) -> None:
         metrics.set_state(state.value)
         metrics.set_ready(ready)
+        if state is State.READY and not measured:  # now it is known what the model leaves
+            budget.resize(_for_requests(settings))
+            measured.append(True)
 
     lifecycle = Lifecycle(state_changed)
     metrics.set_state(lifecycle.state.value)
@@ -68,6 +76,7 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
             backend,
             Preferences(sessions),
             StyleBook.read(settings.models_dir),
+            budget,
         )
         contexts.attach(app, context)
         backend.start()
@@ -101,6 +110,13 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
         for router in dialect.routers:
             app.include_router(router)
     return app
+
+
+def _for_requests(settings: Settings) -> int:
+    """Bytes of main memory for what clients send and get."""
+    if settings.memory_budget_mb is not None:
+        return int(settings.memory_budget_mb * 1e6)
+    return main_memory.for_requests(main_memory.limit(), main_memory.resident())
 
 
 def _cors(settings: Settings) -> list[Middleware]:

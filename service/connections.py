@@ -63,6 +63,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _unsent = 0
     slow = False
     """True once the client was given up because it did not take its answer."""
+    lost = False
+    """True once the connection is gone with a part of an answer untaken."""
 
     # --- what the application asks --------------------------------------------------------------------
 
@@ -84,6 +86,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        self.lost = self.flow is not None and self.flow.write_paused
         self._idle.pop(self, None)
         self._stop("_clock")
         self._stop("_write_clock")

@@ -13,6 +13,7 @@ from service.api.lanes import Lanes
 from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.styles import StyleBook
 from service.backends.port import Backend
+from service.core.budget import Budget
 from service.core.lifecycle import Lifecycle
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
@@ -30,6 +31,8 @@ class Context:
     backend: Backend
     preferences: Preferences
     styles: StyleBook
+    budget: Budget
+    """Main memory for what clients send and get."""
     lanes: Lanes = field(default_factory=Lanes)
     stop_server: Callable[[], None] = field(default=lambda: os.kill(os.getpid(), signal.SIGTERM))
     """Ends this process as a platform would: what runs and waits is finished first."""

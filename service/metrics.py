@@ -14,6 +14,7 @@ from prometheus_client import disable_created_metrics as _disable_created
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.core.budget import KINDS, Budget
 from service.core.cancel import CANCEL_CAUSES
 from service.core.events import Stage, Timings
 
@@ -29,7 +30,7 @@ ENDPOINTS: Final = ("txt2img", "img2img", "generate", "extras", "interrogate", "
 """Kinds of request; everything that makes no image is "other"."""
 METHODS: Final = ("GET", "POST", "HEAD", "OPTIONS", "other")
 OUTCOMES: Final = (
-    "ok", "bad_request", "queue_full", "draining", "not_ready", "deadline", "cancelled", "out_of_memory",
+    "ok", "bad_request", "queue_full", "memory_full", "draining", "not_ready", "deadline", "cancelled", "out_of_memory",
     "device_lost", "error",
 )  # fmt: skip
 CACHES: Final = ("conditioning", "checkpoint")
@@ -125,6 +126,12 @@ class Metrics:
             "Files of the models folder that cannot be served; the log says why.",
             registry=one,
         )
+        self.budget_refused = Counter(
+            "sd_budget_refused_total",
+            "Requests refused because the memory for requests was in use, by what they wanted it for.",
+            ["kind"],
+            registry=one,
+        )
         self.connections_closed = Counter(
             "sd_connections_closed_total",
             "Connections that were closed before their time, by reason.",
@@ -142,6 +149,8 @@ class Metrics:
         for cache in CACHES:
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
+        for kind in KINDS:
+            self.budget_refused.labels(kind)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
         for to in ("ready", "not_ready"):
@@ -217,6 +226,10 @@ class Metrics:
         """Export ``sd_gpu_memory_bytes{kind}`` from ``read`` at each scrape; an empty answer exports nothing."""
         self.registry.register(_DeviceMemory(read))
 
+    def watch_budget(self, budget: Budget) -> None:
+        """Export ``sd_budget_bytes{kind}`` and ``sd_budget_limit_bytes`` at each scrape."""
+        self.registry.register(_BudgetBytes(budget))
+
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -255,6 +268,28 @@ class _DeviceMemory(Collector):
             for kind, value in values.items():
                 family.add_metric([kind], value)
             yield family
+
+
+class _BudgetBytes(Collector):
+    """Main memory that requests hold, and may hold."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "sd_budget_bytes",
+            "Main memory that requests hold: bodies, decoded pixels, answers on their way.",
+            labels=["kind"],
+        )
+        for kind in KINDS:
+            family.add_metric([kind], self._budget.held(kind))
+        yield family
+        yield GaugeMetricFamily(
+            "sd_budget_limit_bytes",
+            "Main memory that requests may hold (SD_MEMORY_BUDGET_MB, or what the container's limit leaves).",
+            value=self._budget.total,
+        )
 
 
 def _bounded(value: str, allowed: tuple[str, ...]) -> str:

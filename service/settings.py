@@ -106,6 +106,22 @@ class Settings(BaseSettings):
     max_images: int = Field(32, ge=1, description="Most images of one request (batch_size × n_iter).")
     max_prompt_chars: int = Field(20_000, ge=1, le=100_000, description="Longest prompt, in characters.")
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body in MB.")
+    max_json_kb: float = Field(
+        512.0,
+        gt=0,
+        description="Largest JSON of a request in KB, apart from its pictures (texts of 4 KB and more).",
+    )
+    memory_budget_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Main memory in MB for what clients send and get: bodies, decoded pixels, answers on their way; "
+        "beyond it 503. Default: half of what the container's limit leaves beside the model, from 128 to 2048 MiB.",
+    )
+    max_request_pixels: int = Field(
+        64_000_000,
+        ge=1,
+        description="Most pixels of all pictures of one request together, counted before any is decoded.",
+    )
     max_image_pixels: int = Field(
         32_000_000,
         ge=1,

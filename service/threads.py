@@ -15,12 +15,10 @@ What the operator has set (``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT``, ``OMP_NUM_TH
 
 import math
 import os
-from collections.abc import Iterator, MutableMapping
-from pathlib import Path, PurePosixPath
-from typing import Final
+from collections.abc import MutableMapping
+from pathlib import Path
 
-CGROUPS: Final = Path("/sys/fs/cgroup")
-MEMBERSHIP: Final = Path("/proc/self/cgroup")
+from service.cgroups import CGROUPS, MEMBERSHIP, folders
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -48,29 +46,8 @@ def cpu_quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float |
     ``membership`` may name the path on the node while ``cgroups`` shows the container's own group as its root:
     folders that are not there are passed over.
     """
-    found = [quota for folder in _folders(cgroups, membership) if (quota := _quota(folder)) is not None]
+    found = [quota for folder in folders("cpu", cgroups, membership) if (quota := _quota(folder)) is not None]
     return min(found, default=None)
-
-
-def _folders(cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The folders that may hold a limit, of every hierarchy that this process is in."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # no Linux, or no /proc
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            roots = [cgroups, cgroups / "unified"]  # the second beside version 1
-        elif "cpu" in controllers.split(","):
-            roots = [cgroups / controllers, cgroups / "cpu"]
-        else:
-            continue
-        below = PurePosixPath(path.lstrip("/"))
-        for root in roots:
-            for folder in (below, *below.parents):
-                if ".." not in folder.parts:  # a group outside of what this namespace shows
-                    yield root / folder
 
 
 def _quota(folder: Path) -> float | None:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import scope as scopes
 from service.api.lanes import while_wanted
 from service.api.problems import problem_response
+from service.connections import connection_of
 from service.context import Context
 from service.core.errors import (
     BadRequest,
@@ -24,6 +25,7 @@ from service.core.errors import (
     DeadlineExceeded,
     DeviceLost,
     Draining,
+    MemoryFull,
     NotReady,
     OutOfMemory,
     QueueFull,
@@ -39,6 +41,7 @@ Work: TypeAlias = Mapping[tuple[str, str], str]
 _OUTCOMES: Final[dict[type[Exception], str]] = {
     BadRequest: "bad_request",
     QueueFull: "queue_full",
+    MemoryFull: "memory_full",
     Draining: "draining",
     NotReady: "not_ready",
     DeadlineExceeded: "deadline",
@@ -80,6 +83,7 @@ class Admission:
         context = cast(Context, scope["app"].state.context)
         task = context.tasks.open(kind, scopes.session_of(scope))
         task.arrived = scope.get(scopes.ARRIVED, task.arrived)
+        task.claim = context.budget.claim()
         scope[scopes.TASK], scope[scopes.KIND] = task, kind
         left = task.arrived + context.settings.request_timeout - time.monotonic()
         deadline = asyncio.get_running_loop().call_later(max(0.0, left), task.token.cancel, "deadline")
@@ -97,7 +101,8 @@ class Admission:
         finally:
             deadline.cancel()
             client.close()
-            if task.failure is None and not client.answered:
+            task.claim.close()
+            if task.failure is None and not client.delivered(scope):
                 task.failure = (
                     task.token.error() if task.token.cancelled else Cancelled("The client went away.")
                 )
@@ -138,6 +143,14 @@ class _Client:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.answered = True
         await self._send(message)
+
+    def delivered(self, scope: Scope) -> bool:
+        """Whether the client's side took the whole answer; where it did not, the token says why."""
+        connection = connection_of(scope)
+        if self.answered and connection is not None and connection.lost:
+            self._task.token.cancel("slow_client" if connection.slow else "disconnect")
+            return False
+        return self.answered
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -12,10 +12,14 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """A few threads beside the event loop. A task that is no longer wanted stops waiting for them at once."""
+    """A few threads beside the event loop. A task that is no longer wanted stops waiting for them at once.
+
+    What clients send is read in lanes of its own: however much of it there is, what is made gets written meanwhile.
+    """
 
     def __init__(self, threads: int = 2) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="lane")
+        self._writing = ThreadPoolExecutor(threads, thread_name_prefix="writing")
+        self._reading = ThreadPoolExecutor(threads, thread_name_prefix="reading")
 
     async def run(
         self, task: Task | None, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs
@@ -24,15 +28,24 @@ class Lanes:
 
         A thread cannot be stopped: what it makes for a task that left is thrown away.
         """
+        return await self._run(self._writing, task, lambda: function(*arguments, **keywords))
+
+    async def read(
+        self, task: Task | None, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs
+    ) -> T:
+        """The same, for what a client sent: parsing, decoding, planning."""
+        return await self._run(self._reading, task, lambda: function(*arguments, **keywords))
+
+    async def _run(self, threads: ThreadPoolExecutor, task: Task | None, work: Callable[[], T]) -> T:
         if task is not None and task.token.cause not in (None, "interrupt"):
             raise task.token.error()
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, lambda: function(*arguments, **keywords))
+        future = asyncio.get_running_loop().run_in_executor(threads, work)
         return await (future if task is None else while_wanted(task, future))
 
     def close(self) -> None:
         """Release the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._writing, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 async def while_wanted(task: Task, awaited: Awaitable[T]) -> T:

@@ -4,6 +4,9 @@ from typing import Any, Final, cast
 
 from starlette.types import Scope
 
+from service.core.budget import Claim
+from service.core.tasks import Task
+
 ARRIVED: Final = "sd.arrived"
 """When the request arrived (``time.monotonic``); by ``middleware.access``."""
 
@@ -16,6 +19,12 @@ LOG: Final = "sd.log"
 SESSION: Final = "sd.session"
 """The session id that the client sent; by ``middleware.session``; absent where it sent none."""
 
+BODY: Final = "sd.body"
+"""The bytes of the body, until who parses them takes them; by ``middleware.body``."""
+
+CLAIM: Final = "sd.claim"
+"""The request's :class:`~service.core.budget.Claim`; by ``middleware.body``."""
+
 TASK: Final = "sd.task"
 """Its :class:`~service.core.tasks.Task`; by ``admission``."""
 
@@ -23,6 +32,16 @@ TASK: Final = "sd.task"
 def session_of(scope: Scope) -> str | None:
     """The session of the client; None for one that sent no cookie."""
     return cast("str | None", scope.get(SESSION))
+
+
+def task_of(scope: Scope) -> Task | None:
+    """The task of a request for work; None for any other."""
+    return cast("Task | None", scope.get(TASK))
+
+
+def claim_of(scope: Scope) -> Claim | None:
+    """The memory that the request holds; None for one without a body."""
+    return cast("Claim | None", scope.get(CLAIM))
 
 
 def log_fields(scope: Scope) -> dict[str, Any]:

@@ -6,6 +6,7 @@ ServiceError                      500  internal           server
 │   ├── BadImage                  400  bad_image          client   (an image that cannot be decoded)
 │   ├── NotFound                  404  not_found          client
 │   ├── BodyTooLarge              413  body_too_large     client
+│   ├── TooMuchMemory             413  too_much_memory    client   (more than there is for requests at all)
 │   └── BodyTooSlow               408  body_too_slow      client
 ├── CrossSite                     403  cross_site         client
 ├── NotAuthenticated              401  not_authenticated  client
@@ -13,6 +14,7 @@ ServiceError                      500  internal           server
 │   ├── NotReady                  503  not_ready          server   (still loading)
 │   ├── Draining                  503  draining           server   (shutting down)
 │   ├── QueueFull                 503  queue_full         server
+│   ├── MemoryFull                503  memory_full        server   (the memory for requests is in use)
 │   └── StateUnavailable          503  state_unavailable  server   (the store of sessions and tasks cannot be reached)
 ├── Cancelled                     499  cancelled          client
 ├── DeadlineExceeded              504  deadline           server
@@ -80,6 +82,13 @@ class BodyTooLarge(BadRequest):
     code = "body_too_large"
 
 
+class TooMuchMemory(BadRequest):
+    """The request alone would need more memory than there is for requests."""
+
+    status = 413
+    code = "too_much_memory"
+
+
 class BodyTooSlow(BadRequest):
     """The body did not arrive within ``SD_BODY_TIMEOUT``."""
 
@@ -129,6 +138,12 @@ class QueueFull(Refused):
     """The bounded queue behind the slot is full."""
 
     code = "queue_full"
+
+
+class MemoryFull(Refused):
+    """Bodies, pixels and answers in flight use all memory that there is for them."""
+
+    code = "memory_full"
 
 
 class StateUnavailable(Refused):

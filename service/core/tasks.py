@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from service.core.budget import Claim, unlimited
 from service.core.cancel import CancelCause, CancelToken
 from service.core.errors import BadRequest
 from service.core.events import Progress, Queued, Started, TaskEvent, Timings
@@ -57,6 +58,8 @@ class Task:
     cold_start: bool = False
     """True for the first image that this process made."""
     timings: Timings = field(default_factory=Timings)
+    claim: Claim = field(default_factory=unlimited)
+    """The main memory that the request holds."""
     outcome: str = ""
     failure: BaseException | None = None
     """Why it was refused or failed."""

@@ -9,13 +9,14 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 import pybase64
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from service.core.errors import BadImage
 from service.core.pixels import Mask, Pixels
@@ -35,6 +36,7 @@ _MASK_THRESHOLD: Final = 128
 # the limit that the operator sets; its error, at twice that size, stays.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+PngImagePlugin.MAX_TEXT_MEMORY = 8 * 1024**2  # of all texts of a file together; Pillow's own 64 MB are a bomb
 
 
 def is_url(text: str) -> bool:
@@ -70,19 +72,45 @@ def decode_base64(text: str, name: str = "image") -> bytes:
     return data
 
 
-def open_image(data: bytes, max_pixels: int, name: str = "image") -> Image.Image:
-    """Decode a file: its first frame, turned as its Exif orientation says, in the file's own mode.
+def open_header(data: bytes, max_pixels: int, name: str = "image") -> Image.Image:
+    """A file of which only the header was read: its size is known and small enough, its pixels are to be
+    :func:`load`\\ ed.
 
-    ``max_pixels``: largest width × height that is decoded at all. ``info`` of the result keeps the file's
-    texts. Raises :class:`BadImage` if it is larger, cut off, damaged or of another format than
+    ``max_pixels``: largest width × height. Raises :class:`BadImage` if it is larger, or of another format than
     :data:`READABLE`.
     """
     check_structure(data, name)
-    try:
+    with _damage_told(max_pixels, name, data):
         image = Image.open(io.BytesIO(data), formats=READABLE)
         _check_size(image.size, max_pixels, name)
+        return image
+
+
+def load(image: Image.Image, max_pixels: int, name: str = "image") -> Image.Image:
+    """Decode what :func:`open_header` gave: the first frame, turned as its Exif orientation says, in the file's
+    own mode.
+
+    ``info`` of the result keeps the file's texts. Raises :class:`BadImage` if the file is cut off or damaged.
+    """
+    with _damage_told(max_pixels, name):
         image.load()
         _check_size(image.size, max_pixels, name)
+    _drop_unsound_exif(image)
+    with contextlib.suppress(Exception):  # damaged Exif data says nothing about the pixels, which are fine
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def open_image(data: bytes, max_pixels: int, name: str = "image") -> Image.Image:
+    """:func:`open_header` and :func:`load` in one go."""
+    return load(open_header(data, max_pixels, name), max_pixels, name)
+
+
+@contextlib.contextmanager
+def _damage_told(max_pixels: int, name: str, data: bytes = b"") -> Iterator[None]:
+    """Make one sentence of whatever a decoder raises."""
+    try:
+        yield
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -93,10 +121,6 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Image.Image
         raise BadImage(
             f"{name} cannot be decoded ({_reason(error)}): the file is damaged or was cut off on its way."
         ) from None
-    _drop_unsound_exif(image)
-    with contextlib.suppress(Exception):  # damaged Exif data says nothing about the pixels, which are fine
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
 
 
 def decode_image(text: str, max_pixels: int, name: str = "image") -> Image.Image:

@@ -6,8 +6,10 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api import scope as scopes
 from service.api.problems import note, problem_response
-from service.core.errors import BodyTooLarge, BodyTooSlow, ServiceError
+from service.core.budget import Claim
+from service.core.errors import BodyTooLarge, BodyTooSlow, MemoryFull, ServiceError, TooMuchMemory
 
 _JSON: Final = "application/json"
 
@@ -29,16 +31,26 @@ class BodyGuard:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
+        task = scopes.task_of(scope)
+        claim = task.claim if task is not None else scope["app"].state.context.budget.claim()
+        scope[scopes.CLAIM] = claim
+        try:
+            await self._serve(claim, scope, receive, send)
+        finally:
+            if task is None:
+                claim.close()
+
+    async def _serve(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                body = await self._read(scope, receive)
+                body = await self._read(claim, scope, receive)
         except TimeoutError:
             slow = BodyTooSlow(
                 f"The request's body did not arrive within {self._timeout:g} s (SD_BODY_TIMEOUT): send it faster."
             )
             await self._refuse(slow, scope, receive, send)
             return
-        except BodyTooLarge as error:
+        except (BodyTooLarge, TooMuchMemory, MemoryFull) as error:
             await self._refuse(error, scope, receive, send)
             return
         if body is None:  # the client went away
@@ -46,18 +58,20 @@ class BodyGuard:
         headers = MutableHeaders(scope=scope)
         if not headers.get("content-type", "").startswith(_JSON):
             headers["content-type"] = _JSON
+        scope[scopes.BODY] = body
+        del body
         sent = False
 
         async def replay() -> Message:
             nonlocal sent
             if not sent:
                 sent = True
-                return {"type": "http.request", "body": body, "more_body": False}
+                return {"type": "http.request", "body": scope.pop(scopes.BODY, b""), "more_body": False}
             return await receive()
 
         await self.app(scope, replay, send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read(self, claim: Claim, scope: Scope, receive: Receive) -> bytes | None:
         headers = MutableHeaders(scope=scope)
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._max_bytes:
@@ -67,6 +81,7 @@ class BodyGuard:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
+            claim.take("bodies", len(message.get("body", b"")))
             chunks += message.get("body", b"")
             if len(chunks) > self._max_bytes:
                 raise self._too_large()
@@ -81,7 +96,6 @@ class BodyGuard:
 
     async def _refuse(self, error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
         note(scope, error)
-        response = problem_response(error)
-        # The rest of the body is not read: the connection cannot be used again.
-        response.headers["Connection"] = "close"
-        await response(scope, receive, send)
+        # The rest of the body is thrown away as it comes (see service.connections): closing at once would reset the
+        # connection under a client that still sends, and it would never read why.
+        await problem_response(error)(scope, receive, send)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from service.api.admission import Work, get_task
 from service.api.dialect import Dialect
+from service.api.json_route import JsonRoute
 from service.api.native import events
 from service.api.native.bodies import GenerateBody, UpscaleBody
 from service.api.native.stream import stream
@@ -29,7 +30,7 @@ from service.core.generation import GenerationRequest
 from service.core.jobs import Series
 from service.core.tasks import Task
 
-router = APIRouter(prefix="/v1", tags=["native"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["native"])
 
 WORK: Work = {("POST", "/v1/generate"): "generate", ("POST", "/v1/upscale"): "extras"}
 

@@ -21,9 +21,13 @@ from service.imaging import decode, formats
 from service.imaging.formats import Encoding
 from service.imaging.metadata import Metadata, read_metadata
 from service.imaging.png import encode_png
+from service.imaging.reader import PictureReader
 from service.settings import Settings
 
 NONE: Final = "None"
+
+_MADE_BYTES: Final = 20
+"""Bytes a pixel of an enlarged image: as floats while two upscalers are mixed, as bytes, and as a file in base64."""
 
 
 class ExtrasBody(Lenient):
@@ -78,11 +82,14 @@ async def enlarge(
     options = await context.preferences.of(task.session)
     encoding = encoding_of(options)
     context.backend.raise_if_refusing()
-    sources = []
-    for text, name in zip(texts, names, strict=True):
-        given = await while_wanted(task, inline(text, settings, name))
-        sources.append(await context.lanes.run(task, _read, given, settings, name))
-    sizes = tuple(_size(source, body, settings) for source in sources)
+    given = [
+        await while_wanted(task, inline(text, settings, name))
+        for text, name in zip(texts, names, strict=True)
+    ]
+    reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, task.claim)
+    sources = await context.lanes.read(task, _read, given, names, reader)
+    sizes = _sizes(sources, body, settings)
+    task.claim.take("answers", sum(width * height for width, height in sizes) * _MADE_BYTES)
     if body.upscaler_1 == NONE:
         made = [source.pixels for source in sources]
     else:
@@ -102,9 +109,26 @@ async def enlarge(
     return Enlarged(images, did, encoding)
 
 
-def _read(text: str, settings: Settings, name: str) -> Source:
-    image = decode.decode_image(text, settings.max_image_pixels, name)
-    return Source(decode.to_pixels(image, name), read_metadata(image))
+def _read(texts: list[str], names: list[str], reader: PictureReader) -> list[Source]:
+    images = reader.read(texts, names)
+    sources = [
+        Source(decode.to_pixels(image, name), read_metadata(image))
+        for image, name in zip(images, names, strict=True)
+    ]
+    reader.done()
+    return sources
+
+
+def _sizes(sources: list[Source], body: ExtrasBody, settings: Settings) -> tuple[tuple[int, int], ...]:
+    """Width and height of each image to be made; all together are bounded, as what a request sends is."""
+    sizes = tuple(_size(source, body, settings) for source in sources)
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > settings.max_request_pixels:
+        raise BadImage(
+            f"The images to be made have {pixels:,} pixels together, but at most {settings.max_request_pixels:,} are "
+            "made in one request (SD_MAX_REQUEST_PIXELS): send fewer, or lower upscaling_resize."
+        )
+    return sizes
 
 
 def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, int]:

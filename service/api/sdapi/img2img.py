@@ -7,42 +7,49 @@ from service.api.sdapi import translate
 from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import Img2ImgBody
 from service.api.sdapi.styles import StyleBook
+from service.core.budget import Claim, unlimited
 from service.core.errors import BadRequest, NotFound
 from service.core.generation import GenerationRequest, InitImage
 from service.imaging import decode, inpaint, resize
+from service.imaging.reader import PictureReader
 from service.settings import Settings
 
 
 def prepare(
-    body: Img2ImgBody, options: Options, settings: Settings, styles: StyleBook = translate.NO_STYLES
+    body: Img2ImgBody,
+    options: Options,
+    settings: Settings,
+    styles: StyleBook = translate.NO_STYLES,
+    claim: Claim | None = None,
 ) -> tuple[GenerationRequest, inpaint.Plan]:
-    """The request that ``body`` means, and how its images are brought to size and back."""
+    """The request that ``body`` means, and how its images are brought to size and back.
+
+    ``claim``: the memory that its pictures may take. Raises :class:`BadRequest`.
+    """
     if body.init_images is None:
         raise NotFound("Init image not found: send init_images, a list of images as base64.")
     request = translate.common(body, options, settings, styles)
     check(request, settings)  # before anything large is decoded
-    background = options.text("img2img_background_color")
-    pictures = [
-        decode.to_rgb(
-            decode.decode_image(text, settings.max_image_pixels, f"init_images[{number}]"), background
-        )
-        for number, text in enumerate(body.init_images[: settings.max_images])
-    ]
-    if len(body.init_images) > max(1, request.batch_size):
-        if request.batch_size > 1 or len(body.init_images) > settings.max_images:
+    if (count := len(body.init_images)) > max(1, request.batch_size):
+        if request.batch_size > 1 or count > settings.max_images:
             raise BadRequest(
-                f"init_images has {len(body.init_images)} images, but batch_size is {request.batch_size}: send one, or "
+                f"init_images has {count} images, but batch_size is {request.batch_size}: send one, or "
                 "as many as batch_size."
             )
-        request = replace(request, batch_size=len(body.init_images))
+        request = replace(request, batch_size=count)
+        check(request, settings)
+    background = options.text("img2img_background_color")
+    named = {f"init_images[{number}]": text for number, text in enumerate(body.init_images)}
+    named |= {name: text for name in ("mask", "latent_mask") if (text := getattr(body, name))}
+    reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, claim or unlimited())
+    read = dict(zip(named, reader.read(list(named.values()), list(named)), strict=True))
+    masks = {name: read.pop(name) for name in ("mask", "latent_mask") if name in read}
+    pictures = [decode.to_rgb(read.pop(name), background, name) for name in list(read)]
     mask = latent_mask = None
-    if body.mask:
-        image = decode.decode_image(body.mask, settings.max_image_pixels, "mask")
-        mask = decode.to_mask(image, rounded=body.mask_round is not False)
-    if body.latent_mask:
-        latent_mask = decode.to_mask(
-            decode.decode_image(body.latent_mask, settings.max_image_pixels, "latent_mask")
-        )
+    if "mask" in masks:
+        mask = decode.to_mask(masks["mask"], rounded=body.mask_round is not False)
+    if "latent_mask" in masks:
+        latent_mask = decode.to_mask(masks["latent_mask"], name="latent_mask")
     plan = inpaint.plan(
         pictures,
         mask,
@@ -69,6 +76,7 @@ def prepare(
     )
     request = replace(request, init=init, fix_img2img_steps=options.flag("img2img_fix_steps"))
     check(request, settings)
+    reader.done()
     return request, plan
 
 

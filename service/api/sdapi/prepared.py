@@ -15,6 +15,7 @@ from service.api.sdapi.script_names import check_scripts, plan_script
 from service.api.sdapi.scripts.series import Composed, ScriptPlan
 from service.api.sdapi.styles import StyleBook
 from service.catalogue.catalogue import Catalogue
+from service.core.budget import Claim
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Generate, Series
@@ -73,10 +74,12 @@ def prepare(
     settings: Settings,
     catalogue: Catalogue,
     styles: StyleBook,
+    claim: Claim | None = None,
 ) -> Prepared:
     """What ``body`` means over the options in ``layers`` (process-wide, then the session's).
 
-    Seeds are fixed, names are the catalogue's and limits are checked. Raises :class:`BadRequest`.
+    ``claim`` is the memory that its pictures may take. Seeds are fixed, names are the catalogue's and limits are
+    checked. Raises :class:`BadRequest`.
     """
     kind = "img2img" if isinstance(body, Img2ImgBody) else "txt2img"
     check_scripts(body, kind)
@@ -90,7 +93,7 @@ def prepare(
     encoding = encoding_of(options)
     finish, extra, echo = None, {}, body
     if isinstance(body, Img2ImgBody):
-        generation, plan = img2img.prepare(body, options, settings, styles)
+        generation, plan = img2img.prepare(body, options, settings, styles, claim)
         finish, extra = plan.finish, dict(plan.infotext)
         remarks += [plan.comment] if plan.comment else []
         if not body.include_init_images:

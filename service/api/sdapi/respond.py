@@ -13,12 +13,14 @@ import orjson
 from service.api.sdapi.options import Options
 from service.api.sdapi.prepared import Prepared
 from service.api.sdapi.saving import save, save_grid
+from service.api.sdapi.schemas import Img2ImgBody
 from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
 from service.catalogue.samplers import SAMPLERS
 from service.context import Context
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult, SamplingShape
+from service.core.jobs import Series
 from service.core.pixels import Pixels
 from service.core.tasks import Task
 from service.imaging import formats, infotext
@@ -36,6 +38,24 @@ def encode(prepared: Prepared, result: GenerationResult) -> tuple[list[str], lis
     """The images as base64, and the infotext of each."""
     extra = {**sampling(result.request), **prepared.extra}
     return encode_all(result, prepared.encoding, _infotext_options(prepared.options), extra)
+
+
+_ANSWER_BYTES: Final = 7
+"""Bytes a pixel of a picture that is made: itself, and at worst the same again as a file in base64."""
+
+
+def weight(prepared: Prepared) -> int:
+    """Bytes of memory that the answer takes until it is sent, at worst."""
+    job = prepared.job
+    pixels = 0
+    for request in job.requests if isinstance(job, Series) else (job.request,):
+        size = request.hires or request
+        pixels += size.width * size.height * request.image_count
+    if isinstance(job, Series) and job.tiles is not None:
+        tiling = job.tiles.tiling
+        pixels += 2 * tiling.picture_width * tiling.picture_height * job.tiles.request.batch_count
+    echoed = prepared.body.init_images if isinstance(prepared.body, Img2ImgBody) else None
+    return pixels * _ANSWER_BYTES + 3 * sum(map(len, echoed or ()))
 
 
 async def answer(

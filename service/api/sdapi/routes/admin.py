@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import PlainTextResponse, Response
 
 from service.api.admission import Work, get_task
+from service.api.json_route import JsonRoute
 from service.api.problems import json_response
 from service.api.sdapi.routes.options import checkpoint_of
 from service.api.sdapi.styles import StyleBook
@@ -15,7 +16,7 @@ from service.core.errors import NotFound, NotImplementedHere
 from service.core.jobs import LoadCheckpoint, Refresh, Unload
 from service.core.tasks import Task
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 ContextDep = Annotated[Context, Depends(get_context)]
 

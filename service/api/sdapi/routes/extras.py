@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from service.api.admission import Work, get_task
+from service.api.json_route import JsonRoute
 from service.api.problems import picture_response
 from service.api.sdapi.extras import ExtrasBody, enlarge
 from service.api.sdapi.fields import Lenient, Picture, Str
@@ -15,7 +16,7 @@ from service.context import Context, get_context
 from service.core.errors import BadRequest
 from service.core.tasks import Task
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 WORK: Work = {
     ("POST", f"/sdapi/v1/{name}"): "extras" for name in ("extra-single-image", "extra-batch-images")

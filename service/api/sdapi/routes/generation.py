@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from service.api.admission import Work, get_task
+from service.api.json_route import JsonRoute
 from service.api.problems import picture_response
 from service.api.sdapi import respond
 from service.api.sdapi.prepared import Prepared, prepare
@@ -18,7 +19,7 @@ from service.core.generation import GenerationResult
 from service.core.tasks import Phase, Task
 from service.settings import Settings
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 WORK: Work = {("POST", "/sdapi/v1/txt2img"): "txt2img", ("POST", "/sdapi/v1/img2img"): "img2img"}
 
@@ -55,9 +56,10 @@ async def ready(body: GenerationBody, context: Context, task: Task) -> Prepared:
     catalogue, layers = context.backend.catalogue, await context.preferences.layers(task.session)
     if isinstance(body, Img2ImgBody):
         body = await _with_pictures(body, context.settings)
-    prepared = await context.lanes.run(
-        task, prepare, body, layers, context.settings, catalogue, context.styles
+    prepared = await context.lanes.read(
+        task, prepare, body, layers, context.settings, catalogue, context.styles, task.claim
     )
+    task.claim.take("answers", respond.weight(prepared))  # now, not when it is made and would be lost
     task.request = prepared.generation
     context.tasks.claim(task, prepared.generation.task_id)
     return prepared

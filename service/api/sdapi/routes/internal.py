@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.api.json_route import JsonRoute
 from service.api.problems import json_response, picture_response
 from service.api.sdapi.fields import Int, Lenient, Str
 from service.api.sdapi.routes.progress import fraction, place_of, preview_of, remaining
 from service.context import Context, get_context
 from service.core.tasks import Phase
 
-router = APIRouter(prefix="/internal", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/internal", tags=["A1111"])
 
 ContextDep = Annotated[Context, Depends(get_context)]
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
 from service.api.admission import Work, get_task
+from service.api.json_route import JsonRoute
 from service.api.problems import json_response
 from service.api.scope import session_of
 from service.api.sdapi.options import checked
@@ -20,7 +21,7 @@ from service.core.tasks import Task
 from service.imaging import resize
 from service.settings import Settings
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 WORK: Work = {("POST", "/sdapi/v1/options"): "other"}
 

@@ -2,23 +2,29 @@
 
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends
+from PIL import Image
 from pydantic import Field
 from starlette.responses import Response
 
 from service.api.admission import Work, get_task
-from service.api.problems import json_response
+from service.api.json_route import JsonRoute
+from service.api.lanes import while_wanted
+from service.api.problems import json_response, picture_response
 from service.api.sdapi.fields import Lenient, Picture, Str
 from service.api.url_images import inline
+from service.api.values import LONGEST_TEXT
 from service.context import Context, get_context
 from service.core.errors import BadRequest, NotFound
 from service.core.jobs import Caption
-from service.core.pixels import Pixels
 from service.core.tasks import Task
 from service.imaging import decode, infotext
-from service.imaging.metadata import Metadata, read_metadata
+from service.imaging.metadata import read_metadata
+from service.imaging.reader import PictureReader
+from service.settings import Settings
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 WORK: Work = {("POST", "/sdapi/v1/png-info"): "other", ("POST", "/sdapi/v1/interrogate"): "interrogate"}
 
@@ -27,6 +33,9 @@ TaskDep = Annotated[Task, Depends(get_task)]
 
 CAPTIONERS = ("clip", "deepdanbooru", "deepbooru")
 """What A1111 can be asked for."""
+
+_SMALL = 100_000
+"""Bytes up to which an answer is worth compressing on the event loop."""
 
 
 class PngInfoBody(Lenient):
@@ -56,18 +65,23 @@ class InterrogateAnswer(Lenient):
     caption: str
 
 
+def _picture(text: str, settings: Settings, task: Task) -> Image.Image:
+    reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, task.claim)
+    return reader.read([text], ["image"])[0]
+
+
 @router.post("/png-info", response_model=PngInfoAnswer, summary="Read an image's infotext")
 async def png_info(body: PngInfoBody, context: ContextDep, task: TaskDep) -> Response:
     """The texts of a PNG, JPEG or WebP; an image without an infotext is no error."""
-    given = await inline(body.image, context.settings)
+    given = await while_wanted(task, inline(body.image, context.settings))
 
-    def read() -> Metadata:
-        return read_metadata(decode.decode_image(given, context.settings.max_image_pixels))
+    def read() -> bytes:
+        found = read_metadata(_picture(given, context.settings, task))
+        parameters = infotext.parse(found.infotext[:LONGEST_TEXT])
+        return orjson.dumps({"info": found.infotext, "items": found.items, "parameters": parameters})
 
-    found = await context.lanes.run(task, read)
-    return json_response(
-        {"info": found.infotext, "items": found.items, "parameters": infotext.parse(found.infotext)}
-    )
+    answer = await context.lanes.read(task, read)
+    return picture_response(answer) if len(answer) > _SMALL else json_response(answer)
 
 
 @router.post("/interrogate", response_model=InterrogateAnswer, summary="Describe an image")
@@ -79,11 +93,7 @@ async def interrogate(body: InterrogateBody, context: ContextDep, task: TaskDep)
         raise BadRequest(
             f"Captions by tags (model {body.model!r}) are not offered here: ask for model 'clip'."
         )
-    given = await inline(body.image, context.settings)
-
-    def read() -> Pixels:
-        return decode.to_rgb(decode.decode_image(given, context.settings.max_image_pixels))
-
-    pixels = await context.lanes.run(task, read)
+    given = await while_wanted(task, inline(body.image, context.settings))
+    pixels = await context.lanes.read(task, lambda: decode.to_rgb(_picture(given, context.settings, task)))
     caption = await context.backend.run(Caption(pixels), task)
     return json_response({"caption": caption})

@@ -199,10 +199,14 @@ async def _meant(request: Request, context: Context, id_task: str | None) -> Tas
     return running if running is not None and running.session is None else None
 
 
+_LONGEST = 4096
+"""Bytes up to which a body may be one that names a task."""
+
+
 def _id_in(body: bytes) -> str | None:
     """``id_task`` of a JSON body; clients send none, ``""``, or anything at all."""
     try:
-        content = orjson.loads(body) if body else None
+        content = orjson.loads(body) if 0 < len(body) <= _LONGEST else None
     except orjson.JSONDecodeError:
         return None
     found = content.get("id_task") if isinstance(content, dict) else None

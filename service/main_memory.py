@@ -1,0 +1,47 @@
+"""Main memory of this process: what it uses, what it may, and what of that is for requests."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+from service import cgroups
+
+_MIB: Final = 1024**2
+LEAST: Final = 128 * _MIB
+"""Bytes for requests however little there is: below it hardly one image comes through."""
+
+MOST: Final = 2048 * _MIB
+"""Bytes for requests however much there is: what waits should wait at the client."""
+
+
+def limit(cgroups_folder: Path = cgroups.CGROUPS, membership: Path = cgroups.MEMBERSHIP) -> int:
+    """Bytes that this process may use: the least limit of its control groups, or the machine's memory."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in cgroups.folders("memory", cgroups_folder, membership):
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            try:
+                text = (folder / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdigit() and int(text) > 0:  # "max" stands for none
+                found.append(int(text))
+    return min(found)
+
+
+def resident() -> int:
+    """Bytes that this process uses."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux: the most it ever was, which macOS counts in bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def for_requests(may: int, used: int) -> int:
+    """Bytes for what clients send and get, of ``may`` in all when ``used`` are taken: half of what is left.
+
+    The other half is for what nobody counts: copies on their way, the engine's own work, fragmentation.
+    """
+    return max(LEAST, min(MOST, (may - used) // 2))

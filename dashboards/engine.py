@@ -159,6 +159,19 @@ def build() -> Dashboard:
             unit="reqps",
             steps=((0.01, "red"),),
         ),
+        lines(
+            "Connections closed early",
+            "Connections closed because their client was slow, sent no HTTP, or there were too many.",
+            Query(total(rate("sd_connections_closed_total"), "reason"), "{{reason}}"),
+            unit="short",
+        ),
+        lines(
+            "Files left out",
+            "Files of the models folder that cannot be served, by pod; the log says which and why.",
+            Query(of("sd_files_left_out"), "{{pod}}"),
+            unit="short",
+            steps=((1, "orange"),),
+        ),
         timeline(
             "Lifecycle",
             "The state of each pod. Readiness that flickers makes the activator forget that a pod is busy.",
@@ -192,6 +205,21 @@ def build() -> Dashboard:
             "Resident memory of each pod's process; compare with the pod's limit.",
             Query(of("process_resident_memory_bytes", job=JOB), "{{pod}}"),
             unit="bytes",
+        ),
+        lines(
+            "Memory of requests",
+            "Main memory that requests hold (bodies, decoded pixels, answers on their way), against what they may "
+            "(SD_MEMORY_BUDGET_MB); beyond it they are refused.",
+            Query(total(of("sd_budget_bytes"), "kind"), "{{kind}}"),
+            Query(total(of("sd_budget_limit_bytes")), "limit"),
+            unit="bytes",
+        ),
+        lines(
+            "Refused for want of memory",
+            "Requests refused because the memory of requests was in use, by what they wanted it for.",
+            Query(total(rate("sd_budget_refused_total"), "kind"), "{{kind}}"),
+            unit="reqps",
+            steps=((0.1, "orange"),),
         ),
         lines(
             "Cache hits",

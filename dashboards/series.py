@@ -20,7 +20,7 @@ AUTOSCALER: Final = "autoscaler"
 CHOSEN: Final = f'{NAMESPACE}=~"$namespace", {SERVICE}=~"$service", {REVISION}=~"$revision"'
 RATE: Final = "$__rate_interval"
 
-FAILURES: Final = "queue_full|draining|not_ready|deadline|out_of_memory|device_lost|error"
+FAILURES: Final = "queue_full|memory_full|draining|not_ready|deadline|out_of_memory|device_lost|error"
 """Outcomes that count against the service; a bad request or a cancelled one does not."""
 
 

@@ -154,6 +154,8 @@ def _spellings(item: Sampler | Scheduler) -> Iterator[str]:
         yield _key(alias)
 
 
+_SAMPLER_BY_NAME: Final = {sampler.name: sampler for sampler in SAMPLERS}
+_SCHEDULER_BY_LABEL: Final = {scheduler.label: scheduler for scheduler in SCHEDULERS}
 _SCHEDULER_BY_NAME: Final = {scheduler.name: scheduler for scheduler in SCHEDULERS}
 _SAMPLER_BY_KEY: Final[Mapping[str, Sampler]] = MappingProxyType(
     {key: sampler for sampler in SAMPLERS for key in _spellings(sampler)}
@@ -210,6 +212,21 @@ def resolve(sampler_name: str, scheduler_name: str | None, *, strict: bool) -> t
             raise UnknownName(f"There is no scheduler {scheduler_name!r}. Use one of: {labels}.")
         scheduler = AUTOMATIC
     return sampler, suffix if suffix and scheduler is AUTOMATIC else scheduler
+
+
+def named(sampler: str, scheduler: str) -> tuple[Sampler, Scheduler]:
+    """The sampler and the scheduler of these canonical names ("Euler a", "Karras"), as :func:`resolve` gives them.
+
+    Raises :class:`UnknownName`.
+    """
+    found, schedule = _SAMPLER_BY_NAME.get(sampler), _SCHEDULER_BY_LABEL.get(scheduler)
+    if found is None:
+        raise UnknownName(f"There is no sampler {sampler!r}. Use one of: {', '.join(_SAMPLER_BY_NAME)}.")
+    if schedule is None:
+        raise UnknownName(
+            f"There is no scheduler {scheduler!r}. Use one of: {', '.join(_SCHEDULER_BY_LABEL)}."
+        )
+    return found, schedule
 
 
 def effective_scheduler(sampler: Sampler, scheduler: Scheduler) -> Scheduler:

@@ -65,7 +65,6 @@ class InitImage:
     inpainting_fill: int = 1
     noise_multiplier: float = 1.0
     image_guidance_scale: float | None = None
-    latent_resize: bool = False
     inpainting_mask_weight: float = 1.0
 
 
@@ -113,9 +112,6 @@ class GenerationRequest:
     init: InitImage | None = None
     fix_img2img_steps: bool = False
     disable_extra_networks: bool = False
-    prompts: tuple[str, ...] = ()
-    """One prompt per image where they differ (styles, prompt matrix); empty: ``prompt`` for all."""
-    negative_prompts: tuple[str, ...] = ()
     preview_every: int = 0
     """Send a preview with every N-th step; 0 for none."""
     task_id: str = ""
@@ -124,14 +120,6 @@ class GenerationRequest:
     def image_count(self) -> int:
         """How many images come out."""
         return self.batch_size * self.batch_count
-
-    def prompt_of(self, index: int) -> str:
-        """The prompt of image ``index`` (0-based)."""
-        return self.prompts[index] if self.prompts else self.prompt
-
-    def negative_prompt_of(self, index: int) -> str:
-        """The negative prompt of image ``index`` (0-based)."""
-        return self.negative_prompts[index] if self.negative_prompts else self.negative_prompt
 
     def seed_of(self, index: int) -> int:
         """The seed of image ``index``: it stays the same where a variation seed varies."""
@@ -164,5 +152,3 @@ class GenerationResult:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Additional infotext entries, in order ("Lora hashes", "Hires upscaler" …)."""
     timings: Timings = field(default_factory=Timings)
-    prompts: tuple[str, ...] = ()
-    negative_prompts: tuple[str, ...] = ()

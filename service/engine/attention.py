@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 def tune(model: Model, device: Device, settings: Settings) -> None:
     """Apply the settings to a model that has just been loaded. Raises :class:`ModelLoadError`."""
     if settings.channels_last:
-        for module in (model.unet, model.vae):
+        for module in (model.network, model.vae):
             module.to(memory_format=torch.channels_last)
     if _wants_xformers(device, settings):
         _enable_xformers(model, settings)
@@ -25,12 +25,12 @@ def tune(model: Model, device: Device, settings: Settings) -> None:
     if settings.compile:
         imports.prepare_compilation()
         # In place: parameters keep their names, so that LoRA and switching work as without.
-        model.unet.compile(mode="default", dynamic=False)
+        model.network.compile(mode="default", dynamic=False)
 
 
 def _enable_xformers(model: Model, settings: Settings) -> None:
     try:
-        model.unet.enable_xformers_memory_efficient_attention()
+        model.network.enable_xformers_memory_efficient_attention()
     except Exception as error:  # built for another PyTorch or CUDA, it fails in many ways
         if settings.attention == "xformers":
             raise ModelLoadError(

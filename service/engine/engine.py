@@ -111,8 +111,8 @@ class DiffusersEngine:
 
         def work() -> GenerationResult:
             token.raise_if_cancelled()
-            with self._require().request(request.vae, self._enlarge) as models:
-                return Generation(request, models.get(request.checkpoint), models, token, sink).run()
+            with self._require().request(request, self._enlarge) as models:
+                return Generation(request, models, token, sink).run()
 
         return self._guarded(work, f"An image of {what}")
 

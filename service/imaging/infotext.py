@@ -79,21 +79,12 @@ def compose(
     follow the settings in their own order, except that a key with a fixed place (see :func:`parameters`) is
     put there.
     """
-    prompt, negative = prompts_of(result, index)
+    prompt, negative = result.request.prompt, result.request.negative_prompt
     pairs = (f"{key}: {quote(value)}" for key, value in parameters(result, index, options, extra).items())
     lines = [prompt] if prompt else []
     if negative:
         lines.append(f"{NEGATIVE} {negative}")
     return "\n".join([*lines, ", ".join(pairs)])
-
-
-def prompts_of(result: GenerationResult, index: int) -> tuple[str, str]:
-    """Prompt and negative prompt of image ``index``, as they were really used."""
-    request = result.request
-    return (
-        result.prompts[index] if result.prompts else request.prompt_of(index),
-        result.negative_prompts[index] if result.negative_prompts else request.negative_prompt_of(index),
-    )
 
 
 def parameters(

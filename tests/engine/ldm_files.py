@@ -13,7 +13,7 @@ from service.catalogue.weights import TensorEntry, read_header
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
-from service.engine.families.model import Model
+from service.engine.families.stable_diffusion import StableDiffusion
 from service.engine.weights import ldm, loading
 from service.engine.weights.single_file import UNET, VAE, Layout, configuration, identify, load
 
@@ -143,7 +143,7 @@ def write_checkpoint(
     return parts
 
 
-def load_tiny(path: Path, channels: int = 4, info: CheckpointInfo = INFO) -> Model:
+def load_tiny(path: Path, channels: int = 4, info: CheckpointInfo = INFO) -> StableDiffusion:
     """Load a checkpoint of :func:`write_checkpoint`."""
     layout = identify(path, read_header(path)[0])
     return load(path, info, CPU, EncodingCache(), layout, tiny(layout.family, layout.in_channels))

@@ -176,7 +176,7 @@ def test_running_out_of_memory_is_explained_and_survived(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.10 GiB. GPU 0 has a total of …")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.unet, "forward", exhaust)
+        patch.setattr(model.network, "forward", exhaust)
         with pytest.raises(OutOfMemory, match=r"128×128 needs more memory.*7\.10 GiB.*lower the size"):
             run(engine, SMALL)
     assert np.array_equal(run(engine, SMALL).images[0], before)

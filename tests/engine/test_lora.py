@@ -9,7 +9,7 @@ import torch
 from diffusers.loaders import lora_conversion_utils as theirs
 from torch import Tensor, nn
 
-from service.engine.families.model import Model
+from service.engine.families.stable_diffusion import StableDiffusion as Model
 from service.engine.weights import ldm
 from service.engine.weights.lora import Adapter, Scaled, WeightPatch, layer_table, weight_change
 from tests.engine.ldm_files import load_tiny, write_checkpoint

@@ -12,8 +12,9 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDif
 from safetensors.torch import save_file
 
 from service.core.cancel import CancelToken
-from service.core.generation import GenerationRequest, GenerationResult, InitImage
+from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
 from service.engine.engine import DiffusersEngine
+from service.engine.families.stable_diffusion import Refiner, StableDiffusion, StableDiffusionXL
 from service.engine.generation.noise import NoiseSource
 from service.engine.weights import single_file
 from service.settings import Settings
@@ -85,8 +86,9 @@ def test_every_family_draws(engine: DiffusersEngine, name: str) -> None:
     assert result.model_name == name
     assert np.array_equal(run(engine, checkpoint=name).images[0], result.images[0])
     model = engine.get(name)
+    assert isinstance(model, StableDiffusion)
     assert model.prediction == ("v_prediction" if name in ("sd2-v", "sdxl-v", "sd2") else "epsilon")
-    assert model.is_sdxl == name.startswith("sdxl")
+    assert isinstance(model, StableDiffusionXL) == name.startswith("sdxl")
     if name == "sdxl-v":
         assert model.sigmas[-1] > 1000, "zero terminal SNR"
 
@@ -96,6 +98,7 @@ def test_every_family_draws(engine: DiffusersEngine, name: str) -> None:
 def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngine, name: str) -> None:
     result = run(engine, checkpoint=name)
     model = engine.get(name)
+    assert isinstance(model, StableDiffusion)
     prediction = {"prediction_type": model.prediction, "beta_schedule": "scaled_linear"}
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, timestep_spacing="linspace", **prediction
@@ -108,7 +111,7 @@ def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngin
         "text_encoder": first.model,
         "tokenizer": first.tokenizer,
     }
-    if model.is_sdxl:
+    if isinstance(model, StableDiffusionXL):
         second = model.conditioner.encoders[1]
         parts |= {"text_encoder_2": second.model, "tokenizer_2": second.tokenizer}
         pipeline: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
@@ -137,7 +140,7 @@ def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngin
 
 def test_the_refiner_takes_over(engine: DiffusersEngine) -> None:
     plain = run(engine).images[0]
-    assert engine.get("refiner").takes_aesthetic_score
+    assert isinstance(engine.get("refiner"), Refiner)
     early = run(engine, refiner_checkpoint="refiner", refiner_switch_at=0.4).images[0]
     late = run(engine, refiner_checkpoint="refiner", refiner_switch_at=0.7).images[0]
     assert not np.array_equal(early, plain)
@@ -163,6 +166,12 @@ def test_an_inpainting_checkpoint_is_told_the_picture_and_the_mask(engine: Diffu
         images.append(run(engine, checkpoint="sd1-inpainting", init=init).images[0])
     assert images[0].shape == (64, 64, 3)
     assert not np.array_equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_an_inpainting_checkpoint_draws_a_second_pass(engine: DiffusersEngine, upscaler: str) -> None:
+    result = run(engine, checkpoint="sd1-inpainting", hires=HiresFix(96, 96, 0.5, upscaler, 2))
+    assert result.images[0].shape == (96, 96, 3)
 
 
 def test_both_encoders_see_a_prompt_of_any_length(engine: DiffusersEngine) -> None:

@@ -71,7 +71,6 @@ def prepare(
             else body.initial_noise_multiplier
         ),
         image_guidance_scale=body.image_cfg_scale,
-        latent_resize=body.resize_mode == resize.LATENT,
         inpainting_mask_weight=options.number("inpainting_mask_weight"),
     )
     request = replace(request, init=init, fix_img2img_steps=options.flag("img2img_fix_steps"))

@@ -190,8 +190,7 @@ def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> 
     """The object behind the ``info`` string, keys in A1111's order."""
     extra = {**sampling(result.request), **prepared.extra}
     request = result.request
-    prompts = [infotext.prompts_of(result, index) for index in range(len(result.images))]
-    first = prompts[0] if prompts else (request.prompt, request.negative_prompt)
+    count = len(result.images)
     strength = (
         request.init.denoising_strength
         if request.init
@@ -200,10 +199,10 @@ def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> 
         else None
     )
     return {
-        "prompt": first[0],
-        "all_prompts": [prompt for prompt, _ in prompts],
-        "negative_prompt": first[1],
-        "all_negative_prompts": [negative for _, negative in prompts],
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt] * count,
+        "negative_prompt": request.negative_prompt,
+        "all_negative_prompts": [request.negative_prompt] * count,
         "seed": result.seeds[0] if result.seeds else request.seed,
         "all_seeds": list(result.seeds),
         "subseed": result.subseeds[0] if result.subseeds else request.subseed,

@@ -12,8 +12,8 @@ class EncodedText:
     """What the text encoders make of one text.
 
     ``chunks``: one tensor of shape (77, D) for each chunk, D the sum of the widths of all encoders.
-    ``pooled``: shape (P,), that of the first chunk, or None. ``embeddings``: the textual inversions in the
-    text, in order.
+    ``pooled``: shape (P,), that of the first chunk by all encoders that pool, or None. ``embeddings``: the textual
+    inversions in the text, in order.
     """
 
     chunks: tuple[torch.Tensor, ...]

@@ -196,7 +196,7 @@ class Conditioner:
         if (found := self.cache.get(key)) is not None:
             return found
         columns: list[list[torch.Tensor]] = []
-        pooled: torch.Tensor | None = None
+        pooled: list[torch.Tensor] = []
         used: dict[str, None] = {}
         for encoder, table in zip(self.encoders, self._tables, strict=True):
             chunks = split_into_chunks(
@@ -221,10 +221,10 @@ class Conditioner:
                 states, pool = encoder.encode(chunk, clip_skip=clip_skip, vector=table.vector)
                 column.append(apply_emphasis(states, encoder.weights(chunk), options.emphasis))
                 if index == 0 and pool is not None:
-                    pooled = pool
+                    pooled.append(pool)
                 used |= {token.vector[0]: None for token in chunk.tokens if token.vector}
             columns.append(column)
-        encoded = EncodedText(_joined(columns), pooled, tuple(used))
+        encoded = EncodedText(_joined(columns), torch.cat(pooled) if pooled else None, tuple(used))
         self.cache.put(key, encoded)
         return encoded
 

@@ -1,34 +1,34 @@
-"""A loaded checkpoint: its networks, tokenizers and noise schedule, ready for the denoising loop."""
+"""The parts of a loaded checkpoint that every family has: networks on a device, an autoencoder, text encoders."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from service.catalogue.samplers import Sampler, Scheduler
+from service.core.generation import SamplingShape
+from service.core.pixels import Pixels
 from service.core.records import CheckpointInfo
-from service.engine.conditioning import Conditioner
-
-Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
+from service.engine.conditioning import Conditioner, Conditioning
+from service.engine.families import autoencoder
+from service.engine.families.protocol import TextOptions, Told
+from service.engine.samplers.schedules import sampler_sigmas
 
 
 @dataclass(eq=False)
-class Model:
-    """The parts of one checkpoint on their device.
+class Model(ABC):
+    """A checkpoint on its device; what its network does is up to its family (see :class:`protocol.Family`).
 
-    ``sigmas`` are the training noise levels (1000, ascending, float32, CPU). ``latent_factor`` is the VAE's
-    downscaling (8 for Stable Diffusion), ``native_size`` the side in pixels that the checkpoint was trained at.
+    ``sigmas`` are the training noise levels in VE space (1000, ascending, float32, CPU).
     """
 
     info: CheckpointInfo
-    unet: Any
     vae: Any
     conditioner: Conditioner
     sigmas: Tensor
-    prediction: Prediction
-    is_sdxl: bool = False
-    takes_aesthetic_score: bool = False
-    """The SDXL refiner is told an aesthetic score in place of the target size."""
     modules: dict[str, nn.Module] = field(default_factory=dict)
     """All networks by their diffusers name, text encoders included."""
     preview_map: Tensor | None = None
@@ -38,6 +38,30 @@ class Model:
     vae_hash: str | None = None
 
     @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The one that denoises."""
+
+    @property
+    @abstractmethod
+    def native_size(self) -> int:
+        """Side of the images that the checkpoint was trained on, in pixels."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, sigma: float, told: Told) -> Tensor:
+        """See :meth:`protocol.Family.predict`."""
+
+    @property
+    def is_inpainting(self) -> bool:
+        """True if the network also takes the mask and the masked image."""
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live."""
+        return next(iter(self.vae.parameters())).device
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a latent: 4 for Stable Diffusion."""
         return int(self.vae.config.latent_channels)
@@ -45,20 +69,7 @@ class Model:
     @property
     def latent_factor(self) -> int:
         """Pixels per latent cell and side."""
-        config: Any = self.vae.config
-        blocks = getattr(config, "decoder_block_out_channels", None) or config.block_out_channels
-        return int(2 ** (len(blocks) - 1))
-
-    @property
-    def native_size(self) -> int:
-        """Side of the images that the checkpoint was trained on, in pixels."""
-        size = self.unet.config.sample_size
-        return int(size if isinstance(size, int) else max(size)) * self.latent_factor
-
-    @property
-    def is_inpainting(self) -> bool:
-        """True if the UNet also takes the mask and the masked image."""
-        return int(self.unet.config.in_channels) == 2 * self.latent_channels + 1
+        return autoencoder.factor(self.vae)
 
     @property
     def resident_bytes(self) -> int:
@@ -73,3 +84,48 @@ class Model:
         """Move all networks."""
         for module in self.modules.values():
             module.to(device)
+
+    def condition(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        options: TextOptions,
+        check: Callable[[], None],
+    ) -> Conditioning:
+        """See :meth:`protocol.Family.condition`."""
+        return self.conditioner.encode(
+            prompts,
+            negatives,
+            steps=options.steps,
+            hires_steps=options.hires_steps,
+            clip_skip=options.clip_skip,
+            emphasis=options.emphasis,
+            comma_backtrack=options.comma_backtrack,
+            raise_if_cancelled=check,
+        )
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """See :meth:`protocol.Family.latent_shape`."""
+        columns, rows = (autoencoder.cells(side, self.latent_factor) for side in (width, height))
+        return self.latent_channels, rows, columns
+
+    def schedule(self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape) -> Tensor:
+        """See :meth:`protocol.Family.schedule`."""
+        return sampler_sigmas(sampler, scheduler, steps, self.sigmas, shape)
+
+    def encode(self, images: Tensor, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Latents (float32, of unit variance) of images (n, 3, height, width) in -1..1.
+
+        ``noise`` draws for the autoencoder's distribution, image by image; without it its mean is taken.
+        """
+        return autoencoder.encode(self.vae, images, noise)
+
+    def decode(self, latents: Tensor, width: int, height: int) -> list[Pixels]:
+        """The pictures of latents (n, c, h, w), at width × height but for a remainder of a division by 8."""
+        return autoencoder.decode(self.vae, latents, width, height)
+
+    def preview(self, denoised: Tensor) -> Pixels:
+        """A rough picture of the first latent, at least 128 pixels a side: one small matrix product."""
+        if self.preview_map is None:
+            self.preview_map = autoencoder.fit_preview(self.vae)
+        return autoencoder.preview(denoised, self.preview_map)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from service.catalogue.samplers import Sampler, Scheduler, effective_scheduler
 from service.core.errors import UnknownName
-from service.core.generation import UniPCSpacing
+from service.core.generation import SamplingShape, UniPCSpacing
+
+DEFAULT_SHAPE: Final = SamplingShape()
 
 LCM_TIMESTEPS: Final = 50
 """Latent consistency models are distilled on every 20th of the 1000 timesteps: 19, 39 … 999."""
@@ -155,33 +157,24 @@ def _beta(n: int, low: float, high: float, alpha: float, beta: float) -> Tensor:
 
 
 def sigmas(
-    scheduler: str,
-    n: int,
-    table: Tensor,
-    *,
-    rho: float | None = None,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    sdxl: bool = False,
-    beta_alpha: float = 0.6,
-    beta_beta: float = 0.6,
+    scheduler: str, n: int, table: Tensor, shape: SamplingShape = DEFAULT_SHAPE, *, sdxl: bool = False
 ) -> Tensor:
     """``n + 1`` descending sigmas of the scheduler of that name ("karras"), for ``n >= 1`` steps.
 
-    The last is 0, but for "kl_optimal", which ends at the lowest sigma. ``rho``, ``sigma_min`` and
-    ``sigma_max`` None or 0 mean the scheduler's own exponent and the ends of ``table``; "uniform", "simple"
-    and "ddim" read the table alone. ``sdxl`` picks the list that "align_your_steps" was fitted to.
+    The last is 0, but for "kl_optimal", which ends at the lowest sigma. ``shape`` bends what the scheduler allows:
+    "uniform", "simple" and "ddim" read the table alone. ``sdxl`` picks the list that "align_your_steps" was fitted
+    to.
     """
-    low, high = sigma_min or float(table[0]), sigma_max or float(table[-1])
+    low, high = shape.sigma_min or float(table[0]), shape.sigma_max or float(table[-1])
     match scheduler:
         case "karras":
-            return karras(n, low, high, rho or 7.0)
+            return karras(n, low, high, shape.rho or 7.0)
         case "polyexponential":
-            return _polyexponential(n, low, high, rho or 1.0)
+            return _polyexponential(n, low, high, shape.rho or 1.0)
         case "align_your_steps":
             return _align_your_steps(n, _ALIGN_YOUR_STEPS_XL if sdxl else _ALIGN_YOUR_STEPS)
         case "beta":
-            return _beta(n, low, high, beta_alpha, beta_beta)
+            return _beta(n, low, high, shape.beta_alpha, shape.beta_beta)
     if function := _SIMPLE_SCHEDULES.get(scheduler):
         return function(n, low, high, table)
     raise UnknownName(f"There is no scheduler {scheduler!r}.")
@@ -211,37 +204,27 @@ def sampler_sigmas(
     scheduler: Scheduler,
     n: int,
     table: Tensor,
+    shape: SamplingShape = DEFAULT_SHAPE,
     *,
-    rho: float | None = None,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
     sdxl: bool = False,
-    beta_alpha: float = 0.6,
-    beta_beta: float = 0.6,
-    always_discard_next_to_last_sigma: bool = False,
-    unipc_spacing: UniPCSpacing = "time_uniform",
 ) -> Tensor:
     """``n + 1`` descending sigmas for ``n`` steps of ``sampler``.
 
     ``scheduler`` may be Automatic. DDIM and PLMS have their own timesteps and end at the lowest sigma of the
     table, as UniPC does; LCM uses the timesteps that it was distilled on. Samplers that leave out the next to
-    last sigma (DPM2, DPM2 a, DPM++ 3M SDE, or all by ``always_discard_next_to_last_sigma``) get a schedule of
+    last sigma (DPM2, DPM2 a, DPM++ 3M SDE, or all by ``shape.discard_next_to_last_sigma``) get a schedule of
     ``n + 1`` steps without it. For img2img take the tail: ``sampler_sigmas(…, steps)[steps - t_enc - 1:]``.
     """
-    discard = always_discard_next_to_last_sigma or sampler.discard_next_to_last_sigma
+    discard = shape.discard_next_to_last_sigma or sampler.discard_next_to_last_sigma
     if sampler.own_schedule:
         if sampler.name == "UniPC":
-            return _unipc(n, table, unipc_spacing)
+            return _unipc(n, table, shape.unipc_spacing)
         return torch.cat([table[_leading_timesteps(n, len(table))], table[:1]])
     built = sigmas(
         effective_scheduler(sampler, scheduler).name,
         n + discard,
         lcm_table(table) if sampler.name == "LCM" else table,
-        rho=rho,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
+        shape,
         sdxl=sdxl,
-        beta_alpha=beta_alpha,
-        beta_beta=beta_beta,
     )
     return torch.cat([built[:-2], built[-1:]]) if discard else built

@@ -4,30 +4,28 @@ import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import structlog
 
 from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
 from service.catalogue.files import left_out, look_again
 from service.catalogue.weights import read_header, weight_files
-from service.core.cancel import CancelToken
 from service.core.errors import ModelLoadError
-from service.core.pixels import Pixels
+from service.core.generation import GenerationRequest
 from service.core.records import CheckpointInfo
 from service.engine import memory
 from service.engine.device import GIB, Device
 from service.engine.families.model import Model
 from service.engine.shelves.embeddings import EmbeddingShelf
-from service.engine.shelves.loras import LoraShelf, Networks
+from service.engine.shelves.loras import LoraShelf
+from service.engine.shelves.request import RequestModels, Upscale
 from service.engine.shelves.upscalers import UpscalerShelf
 from service.engine.shelves.vaes import VaeShelf
 from service.engine.weights import loading
 from service.engine.weights.single_file import PREFIXES, identify
-from service.prompt import NetworkTag
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -151,10 +149,10 @@ class Library:
             else:
                 self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
 
-    def request(self, vae: str | None, upscale: "Upscale") -> "RequestModels":
+    def request(self, request: GenerationRequest | None, upscale: Upscale) -> RequestModels:
         """The library as one request sees it."""
         self._in_use.clear()
-        return RequestModels(self, vae, upscale)
+        return RequestModels(self, request, upscale)
 
 
 def _is_served(path: Path) -> bool:
@@ -184,54 +182,3 @@ def _hash_meanwhile(path: Path) -> threading.Thread:
 
 def _exists(path: str) -> bool:
     return bool(weight_files(Path(path))) and all(file.exists() for file in weight_files(Path(path)))
-
-
-Upscale = Callable[[Pixels, str, int, int, CancelToken], Pixels]
-
-
-class RequestModels:
-    """The models of one request: each with the VAE and the networks that it asks for, until ``__exit__``."""
-
-    def __init__(self, library: Library, vae: str | None, upscale: Upscale) -> None:
-        self._library = library
-        self._vae = vae
-        self._upscale = upscale
-        self._stack = ExitStack()
-        self._tags: list[NetworkTag] = []
-        self._with_networks: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the networks off again, whatever happened."""
-        self._stack.close()
-
-    def get(self, name: str | None) -> Model:
-        """A checkpoint by name, None for the default one."""
-        model = self._library.vaes.put_in(self._library.get(name), self._vae, self._library.device)
-        if self._tags and model.info.filename not in self._with_networks:
-            # A second checkpoint (hires pass, refiner) gets what the first one has, where it fits.
-            self._with_networks.add(model.info.filename)
-            self._stack.enter_context(self._networks(model))
-        return model
-
-    def networks(self, model: Model, networks: list[NetworkTag]) -> Networks:
-        """The networks of the prompt, for the request's own checkpoint; the caller enters and leaves them."""
-        self._tags = networks
-        self._with_networks.add(model.info.filename)
-        return self._networks(model)
-
-    def _networks(self, model: Model) -> Networks:
-        room = memory.free_bytes(self._library.device) if self._tags else 0
-        return Networks(self._library.loras, model, self._tags, room or 0)
-
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
-        """Enlarge an image."""
-        return self._upscale(image, upscaler, width, height, token)
-
-    def embedding_hash(self, name: str) -> str:
-        """What the infotext tells of a textual inversion that a prompt used."""
-        return self._library.embeddings.hash_of(name)

@@ -1,9 +1,8 @@
 """The LoRA networks in ``SD_MODELS_DIR/loras``, and those of a prompt put on a model for one generation."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import torch
 
@@ -89,21 +88,20 @@ def _describe(path: Path) -> LoraInfo:
 
 
 class Networks:
-    """The networks that ``tags`` ask for, on ``model`` from ``__enter__`` to ``__exit__``.
+    """The networks that ``tags`` ask for, on ``model`` from :meth:`put_on` to :meth:`take_off`.
 
-    ``comments`` are for the client; ``extra`` goes into the infotext ("Lora hashes"). ``room``: free bytes on the
-    model's device.
+    ``comments`` are for the client, ``hashes`` (by name) for the infotext. ``room``: free bytes on the model's device.
     """
 
-    def __init__(self, shelf: LoraShelf, model: Model, tags: Sequence[NetworkTag], room: int = 0) -> None:
+    def __init__(self, shelf: LoraShelf, model: Model, tags: tuple[NetworkTag, ...], room: int = 0) -> None:
+        self.tags = tags
         self.comments: list[str] = []
-        self.extra: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
         self._model = model
         self._key: Hashable = model.conditioner.key
         self._names: list[str] = []
         scaled: list[Scaled] = []
         self._encoder_key: list[tuple[str, float, int | None]] = []
-        hashes: dict[str, str] = {}
         missing: list[str] = []
         for tag in tags:
             wanted = lora_weights(tag)
@@ -114,30 +112,26 @@ class Networks:
             scaled.append(Scaled(shelf.adapter(info), wanted.text_encoder, wanted.unet, wanted.dyn_dim))
             self._encoder_key.append((identity(Path(info.filename)), wanted.text_encoder, wanted.dyn_dim))
             self._names.append(info.name)
-            hashes[info.name] = shelf.hash_of(info)
+            self.hashes[info.name] = shelf.hash_of(info)
         if missing:
             self.comments.append(f"Networks not found: {', '.join(dict.fromkeys(missing))}")
-        if hashes:
-            self.extra["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in hashes.items())
         self._layers = [len(network.adapter.layers) for network in scaled]
         self._patch = WeightPatch(model, scaled, room)
 
-    def __enter__(self) -> Self:
-        """Put them on; the prompts' cached encodings are told apart by the networks on the text encoders."""
-        if self._names:
-            self._patch.apply()
-            self._model.conditioner.key = (self._key, tuple(self._encoder_key))
-            for name, unmatched, layers in zip(self._names, self._patch.unmatched, self._layers, strict=True):
-                if len(unmatched) == layers:
-                    self.comments.append(
-                        f"LoRA {name} changes nothing: none of its layers fits this checkpoint, it was made for "
-                        "another family."
-                    )
-        return self
+    def put_on(self) -> None:
+        """Change the weights; the prompts' cached encodings are told apart by the networks on the text encoders."""
+        if not self._names:
+            return
+        self._patch.apply()
+        self._model.conditioner.key = (self._key, tuple(self._encoder_key))
+        for name, unmatched, layers in zip(self._names, self._patch.unmatched, self._layers, strict=True):
+            if len(unmatched) == layers:
+                self.comments.append(
+                    f"LoRA {name} changes nothing: none of its layers fits this checkpoint, it was made for "
+                    "another family."
+                )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take them off, whatever happened."""
+    def take_off(self) -> None:
+        """Put the weights of before back. Harmless where they are."""
         self._model.conditioner.key = self._key
         self._patch.restore()

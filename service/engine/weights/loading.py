@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a :class:`Model`: diffusers folders, and single files through ``single_file``.
+"""From a checkpoint on disk to a :class:`StableDiffusion`: diffusers folders, and single files through ``single_file``.
 
 The networks are built without memory for their parameters and filled tensor by tensor (see ``tensors``), so that
 loading takes hardly more memory than what stays. Whatever is wrong with a checkpoint ends in one sentence.
@@ -17,7 +17,7 @@ from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, EncodingCache
 from service.engine.device import Device
-from service.engine.families.model import Model
+from service.engine.families.stable_diffusion import Refiner, StableDiffusion, StableDiffusionXL
 from service.engine.samplers.schedules import training_sigmas
 from service.engine.weights.imports import (
     AutoencoderKL,
@@ -43,7 +43,7 @@ PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 PIPELINES: Final = "Stable Diffusion 1.x, 2.x or XL"
 
 
-def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> Model:
+def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> StableDiffusion:
     """The checkpoint in a diffusers folder. Raises :class:`ModelLoadError`."""
     index = read_json(folder / INDEX)
     names = {part: value[1] for part, value in index.items() if isinstance(value, list) and len(value) == 2}
@@ -94,7 +94,7 @@ def assemble(
     cache: EncodingCache,
     *,
     takes_aesthetic_score: bool = False,
-) -> Model:
+) -> StableDiffusion:
     """Put filled networks together as a model on ``device``."""
     parts = _Parts(
         text_encoder=modules.get("text_encoder"),
@@ -106,15 +106,14 @@ def assemble(
         module.requires_grad_(False)
         module.to(device.torch_device)
     conditioner = Conditioner.of_pipeline(parts, key=info.title, cache=cache, device=device.torch_device)
-    return Model(
+    family = StableDiffusionXL if "text_encoder_2" in modules else StableDiffusion
+    return (Refiner if takes_aesthetic_score else family)(
         info=info,
         unet=modules["unet"],
         vae=modules["vae"],
         conditioner=conditioner,
         sigmas=training_sigmas(_alphas_cumprod(scheduler)),
         prediction=scheduler.get("prediction_type", "epsilon"),
-        is_sdxl="text_encoder_2" in modules,
-        takes_aesthetic_score=takes_aesthetic_score,
         modules=modules,
     )
 

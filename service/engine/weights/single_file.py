@@ -23,7 +23,7 @@ from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
-from service.engine.families.model import Model, Prediction
+from service.engine.families.stable_diffusion import Prediction, StableDiffusion
 from service.engine.weights import ldm, loading
 from service.engine.weights.clip_vocabulary import END, clip_tokenizer
 from service.engine.weights.tensors import fill, read_tensors
@@ -79,7 +79,7 @@ _OTHERS: Final = (
 """What a file seems to be that is no checkpoint of ours; the first that matches."""
 
 
-def load_file(path: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> Model:
+def load_file(path: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> StableDiffusion:
     """The checkpoint in the file ``path``. Raises :class:`ModelLoadError`."""
     entries, metadata = read_header(path)
     layout = identify(path, entries)
@@ -103,7 +103,7 @@ def load(
     cache: EncodingCache,
     layout: Layout,
     config: Mapping[str, Any],
-) -> Model:
+) -> StableDiffusion:
     """The checkpoint in ``path`` with the given layout and configuration."""
 
     def tensors(prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -211,7 +211,7 @@ def stated_prediction(
     return "epsilon" if said.startswith("eps") else None
 
 
-def predicts_noise(model: Model) -> bool:
+def predicts_noise(model: StableDiffusion) -> bool:
     """True if the UNet answers pure noise with that noise, False if with a velocity.
 
     At the last timestep its input is noise but for a few percent, so that a model trained to predict the noise

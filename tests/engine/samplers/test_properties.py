@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.catalogue.samplers import AUTOMATIC, SAMPLERS
 from service.core.errors import Cancelled, ModelError, UnknownName
+from service.core.generation import SamplingShape
 from service.engine.generation.noise import NoiseSource
 from service.engine.samplers import SAMPLERS as FUNCTIONS
 from service.engine.samplers import Denoiser, SamplerOptions, sample
@@ -193,7 +194,7 @@ def test_parameters_in_the_catalogue_are_those_that_matter(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_repeated_noise_levels_do_no_harm(network: Denoiser, table: Tensor, name: str) -> None:
-    levels = sigmas("polyexponential", 60, table, rho=9.0)
+    levels = sigmas("polyexponential", 60, table, SamplingShape(rho=9.0))
     noise = NoiseSource([4])
     x = noise.initial((4, 4, 4)) * levels[0]
     assert sample(name, network, x, levels, noise, SamplerOptions(table=table), nothing).isfinite().all()

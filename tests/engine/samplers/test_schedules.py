@@ -1,6 +1,7 @@
 """Schedules against k-diffusion, SciPy and NVIDIA's numbers, and what holds for all of them."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from service.catalogue.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, resolve
 from service.core.errors import UnknownName
+from service.core.generation import SamplingShape
 from service.engine.samplers.schedules import (
     lcm_table,
     sampler_sigmas,
@@ -39,11 +41,15 @@ def test_like_k_diffusion(kdiff: SimpleNamespace, alphas_cumprod: Tensor, table:
     assert_same(sigmas("automatic", n, table), model.get_sigmas(n))
     assert_same(sigmas("normal", n, table), model.get_sigmas(n))
     assert_same(sigmas("karras", n, table), theirs.get_sigmas_karras(n, low, high))
-    assert_same(sigmas("karras", n, table, rho=3.0), theirs.get_sigmas_karras(n, low, high, rho=3.0))
+    assert_same(
+        sigmas("karras", n, table, SamplingShape(rho=3.0)), theirs.get_sigmas_karras(n, low, high, rho=3.0)
+    )
     assert_same(sigmas("exponential", n, table), theirs.get_sigmas_exponential(n, low, high))
     assert_same(sigmas("polyexponential", n, table), theirs.get_sigmas_polyexponential(n, low, high))
     bent = theirs.get_sigmas_polyexponential(n, 0.1, 10.0, rho=1.7)
-    assert_same(sigmas("polyexponential", n, table, rho=1.7, sigma_min=0.1, sigma_max=10.0), bent)
+    assert_same(
+        sigmas("polyexponential", n, table, SamplingShape(rho=1.7, sigma_min=0.1, sigma_max=10.0)), bent
+    )
     times = torch.linspace(999, 0, n + 1)[:-1]
     assert_same(sigmas("sgm_uniform", n, table), theirs.append_zero(model.t_to_sigma(times)))
 
@@ -84,7 +90,7 @@ def test_beta_quantiles(table: Tensor, n: int) -> None:
     for alpha, beta in ((0.6, 0.6), (0.5, 0.9)):
         quantiles = [stats.beta.ppf(1 - i / max(n - 1, 1), alpha, beta) for i in range(n)]
         expected = torch.tensor([low + value * (high - low) for value in quantiles] + [0.0])
-        assert_same(sigmas("beta", n, table, beta_alpha=alpha, beta_beta=beta), expected)
+        assert_same(sigmas("beta", n, table, SamplingShape(beta_alpha=alpha, beta_beta=beta)), expected)
 
 
 def test_those_that_pick_from_the_table(table: Tensor) -> None:
@@ -113,7 +119,9 @@ def test_kl_optimal_ends_at_the_lowest_sigma(table: Tensor) -> None:
 def test_every_schedule_descends(
     name: str, n: int, sigma_min: float | None, sigma_max: float | None, sdxl: bool
 ) -> None:
-    levels = sigmas(name, n, TABLE, sigma_min=sigma_min, sigma_max=sigma_max, sdxl=sdxl)
+    levels = sigmas(
+        name, n, TABLE, SamplingShape(sigma_min=sigma_min or 0.0, sigma_max=sigma_max or 0.0), sdxl=sdxl
+    )
     assert levels.shape == (n + 1,)
     assert levels.dtype == torch.float32
     assert levels.isfinite().all()
@@ -137,8 +145,8 @@ def test_each_sampler_gets_its_levels(table: Tensor, sampler: object, n: int) ->
 
 
 def test_which_levels_samplers_get(table: Tensor) -> None:
-    def levels(name: str, n: int = 10, **options: bool) -> Tensor:
-        return sampler_sigmas(*resolve(name, None, strict=True), n, table, **options)  # type: ignore[arg-type]
+    def levels(name: str, n: int = 10, **options: Any) -> Tensor:
+        return sampler_sigmas(*resolve(name, None, strict=True), n, table, SamplingShape(**options))
 
     assert_same(levels("DPM++ 2M"), sigmas("karras", 10, table))
     assert_same(levels("DPM++ 2M SDE"), sigmas("exponential", 10, table))
@@ -146,14 +154,14 @@ def test_which_levels_samplers_get(table: Tensor) -> None:
     assert_same(levels("Euler a Karras"), sigmas("karras", 10, table))
     longer = sigmas("karras", 11, table)
     assert_same(levels("DPM2"), torch.cat([longer[:10], longer[-1:]]))
-    assert_same(levels("DPM++ 2M", always_discard_next_to_last_sigma=True), levels("DPM2"))
+    assert_same(levels("DPM++ 2M", discard_next_to_last_sigma=True), levels("DPM2"))
     assert_same(levels("DDIM"), table[[901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]])
     assert_same(levels("DDIM Karras"), levels("PLMS"))
     assert_same(levels("UniPC", 9), table[[999, 888, 777, 666, 555, 444, 333, 222, 111, 0]])
     assert_same(levels("LCM", 2), torch.tensor([float(table[999]), float(table[19]), 0.0]))
     for spacing in ("time_quadratic", "logSNR"):
         sampler = resolve("UniPC", None, strict=True)[0]
-        spaced = sampler_sigmas(sampler, AUTOMATIC, 9, table, unipc_spacing=spacing)
+        spaced = sampler_sigmas(sampler, AUTOMATIC, 9, table, SamplingShape(unipc_spacing=spacing))
         assert_same(spaced[[0, -1]], table[[999, 0]])
         assert not torch.allclose(spaced, levels("UniPC", 9), rtol=0.01)
 

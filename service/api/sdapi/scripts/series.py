@@ -51,4 +51,4 @@ def raise_if_too_many(images: int, settings: Settings) -> None:
 
 def with_prompts(request: GenerationRequest, prompt: str, negative_prompt: str) -> GenerationRequest:
     """``request`` with other prompts for all of its images."""
-    return replace(request, prompt=prompt, negative_prompt=negative_prompt, prompts=(), negative_prompts=())
+    return replace(request, prompt=prompt, negative_prompt=negative_prompt)

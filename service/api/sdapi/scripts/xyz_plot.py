@@ -115,6 +115,10 @@ def _int(text: str) -> int:
     return value
 
 
+def _sampler_name(text: str) -> str:
+    return samplers.resolve(text.strip(), None, strict=True)[0].name
+
+
 AXES: Final = (
     Axis("Nothing"),
     Axis("Seed", _int, _field("seed"), ranges=True),
@@ -127,7 +131,7 @@ AXES: Final = (
     Axis("Prompt S/R", str, _search_replace),
     Axis("Prompt order", str, _order),
     Axis("Sampler", str.strip, _sampler, "txt2img"),
-    Axis("Hires sampler", str.strip, _hires("sampler"), "txt2img"),
+    Axis("Hires sampler", _sampler_name, _hires("sampler"), "txt2img"),
     Axis("Sampler", str.strip, _sampler, "img2img"),
     Axis("Checkpoint name", str.strip, _field("checkpoint")),
     Axis("Negative Guidance minimum sigma", _float, _field("s_min_uncond"), ranges=True),

@@ -1,0 +1,224 @@
+"""One pass over one batch: a plan, a start, noise, and a sampler that walks down the noise levels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from service.core.cancel import CancelToken
+from service.core.errors import Cancelled
+from service.core.generation import GenerationRequest
+from service.core.pixels import Pixels
+from service.engine.conditioning import Conditioning
+from service.engine.families.protocol import Family, TextOptions
+from service.engine.generation.denoiser import GuidedDenoiser
+from service.engine.generation.hooks import Refine
+from service.engine.generation.inpainting import Start
+from service.engine.generation.noise import NoiseSource
+from service.engine.generation.plan import PassPlan
+from service.engine.generation.progress import Reporter
+from service.engine.samplers import SamplerOptions, sample
+from service.prompt import NetworkTag
+
+
+class Models(Protocol):
+    """What a generation needs of the engine. Whoever made it undoes what a request did to its models."""
+
+    def get(self, name: str | None, networks: Sequence[NetworkTag]) -> Family:
+        """A checkpoint by name (None: the default one) with these networks on it, as the request wants it."""
+
+    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+        """Enlarge an image (hires pass with an image upscaler)."""
+
+    def embedding_hash(self, name: str) -> str:
+        """What the infotext tells of a textual inversion."""
+
+    @property
+    def comments(self) -> Sequence[str]:
+        """Sentences for the client, of networks that could not be used."""
+
+    @property
+    def network_hashes(self) -> str:
+        """The networks that were used, for the infotext; "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The images of one batch, by their index in the request."""
+
+    number: int
+    indices: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """The index of the first one."""
+        return self.indices[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass ended with: latents (n, c, h, w), and the model whose VAE shows them.
+
+    ``width`` and ``height`` are the picture's, in pixels. ``stopped``: the request was interrupted or skipped ahead,
+    and this is what there is so far.
+    """
+
+    latent: Tensor
+    model: Family
+    width: int
+    height: int
+    stopped: bool = False
+
+
+class Passes:
+    """Runs the passes of one generation."""
+
+    def __init__(
+        self, request: GenerationRequest, models: Models, token: CancelToken, reporter: Reporter
+    ) -> None:
+        self._request = request
+        self._models = models
+        self._token = token
+        self._reporter = reporter
+        self._skips = token.skips
+        self.embeddings: dict[str, str] = {}
+        """Hashes of the textual inversions that prompts used, by name."""
+
+    def noise(self, batch: Batch) -> NoiseSource:
+        """The random numbers of one pass; each pass starts anew."""
+        seeds = [self._request.seed_of(i) for i in batch.indices]
+        return NoiseSource(seeds, eta_noise_seed_delta=self._request.eta_noise_seed_delta)
+
+    def initial(self, model: Family, noise: NoiseSource, batch: Batch, size: tuple[int, int]) -> Tensor:
+        """The first noise of a pass at ``size`` (width, height) in pixels, with variation and resized seeds."""
+        request = self._request
+        resize_from = request.seed_resize_from
+        if resize_from is not None:
+            _, height, width = model.latent_shape(*resize_from)
+            resize_from = width, height
+        return noise.initial(
+            model.latent_shape(*size),
+            subseeds=[request.subseed_of(i) for i in batch.indices],
+            subseed_strength=request.subseed_strength,
+            seed_resize_from=resize_from,
+            device=model.device,
+        )
+
+    def run(
+        self, plan: PassPlan, model: Family, batch: Batch, start: Start, unit: Tensor, noise: NoiseSource
+    ) -> Outcome:
+        """Denoise: from ``start`` with noise ``unit`` (n, c, h, w), further draws coming from ``noise``."""
+        request, reporter = self._request, self._reporter
+        with reporter.stage("text_encoding"):
+            conditioning = self._condition(plan, model, batch)
+        whole = model.schedule(plan.sampler, plan.scheduler, plan.steps, request.shape)
+        sigmas = whole if plan.encoded is None else whole[plan.steps - plan.encoded - 1 :]
+        x = unit * float(sigmas[0])
+        if start.latent is not None:
+            x = start.latent + x
+        refiner = self._refiner(plan, batch)
+        denoiser = GuidedDenoiser(
+            model,
+            conditioning,
+            request.guidance_scale * plan.sampler.guidance_multiplier,
+            self._token,
+            size=(plan.width, plan.height),
+            hooks=(*start.hooks, *refiner),
+            s_min_uncond=request.s_min_uncond,
+        )
+        steps = len(sigmas) - 1
+        latest = x
+
+        def on_step(step: int, x: Tensor, denoised: Tensor) -> None:
+            nonlocal latest
+            latest = denoised
+            reporter.steps_done += len(x)
+            shown: Pixels | None = None
+            if request.preview_every > 0 and (step + 1) % request.preview_every == 0:
+                shown = model.preview(denoised)
+            reporter.tell(step + 1, max(step + 1, steps), batch.first, "denoising", shown)
+            self._look()
+
+        with reporter.stage("denoising"):
+            reporter.tell(0, steps, batch.first, "denoising")
+            options = _options(request, model, whole)
+            try:
+                latent = sample(plan.sampler.name, denoiser, x, sigmas, noise, options, on_step)
+            except _Stop:
+                return Outcome(latest, model, plan.width, plan.height, stopped=True)
+            except Cancelled:
+                # The denoiser found the token cancelled in the middle of a step.
+                if self._token.cause == "interrupt":
+                    return Outcome(latest, model, plan.width, plan.height, stopped=True)
+                raise
+        for hook in start.hooks:
+            latent = hook.finish(latent)
+        return Outcome(latent, model, plan.width, plan.height)
+
+    def decode(self, outcome: Outcome, batch: Batch) -> list[Pixels]:
+        """The pictures of an outcome."""
+        steps = self._request.steps
+        self._reporter.tell(steps, steps, batch.first, "decode")
+        with self._reporter.stage("decode"):
+            pixels = outcome.model.decode(outcome.latent, outcome.width, outcome.height)
+        if self._token.cause != "interrupt":
+            self._token.raise_if_cancelled()
+        return pixels
+
+    def _look(self) -> None:
+        """After each step: stop for good, or stop with what there is, or go on."""
+        if self._token.cause == "interrupt" or self._token.skips > self._skips:
+            self._skips = self._token.skips
+            raise _Stop
+        self._token.raise_if_cancelled()
+
+    def _condition(self, plan: PassPlan, model: Family, batch: Batch) -> Conditioning:
+        request, count = self._request, len(batch.indices)
+        conditioning = model.condition(
+            [plan.prompt] * count,
+            [plan.negative_prompt] * count,
+            TextOptions(
+                steps=plan.text_steps,
+                hires_steps=plan.hires_text_steps,
+                clip_skip=request.clip_skip,
+                emphasis=request.emphasis,
+                comma_backtrack=request.comma_padding_backtrack,
+            ),
+            self._token.raise_if_cancelled,
+        )
+        for name in conditioning.embeddings:
+            self.embeddings.setdefault(name, self._models.embedding_hash(name))
+        return conditioning
+
+    def _refiner(self, plan: PassPlan, batch: Batch) -> tuple[Refine, ...]:
+        request = self._request
+        if not plan.refines or not request.refiner_checkpoint or request.refiner_switch_at is None:
+            return ()
+
+        def load() -> tuple[Family, Conditioning]:
+            model = self._models.get(request.refiner_checkpoint, plan.networks)
+            with self._reporter.stage("text_encoding"):
+                return model, self._condition(plan, model, batch)
+
+        return (Refine(request.refiner_switch_at, load),)
+
+
+class _Stop(Exception):
+    """Leaves a sampler, which is a function in the middle of its loop, after a step; goes no further than a pass."""
+
+
+def _options(request: GenerationRequest, model: Family, whole: Tensor) -> SamplerOptions:
+    shape = request.shape
+    return SamplerOptions(
+        eta=request.eta,
+        s_churn=request.s_churn,
+        s_tmin=request.s_tmin,
+        s_tmax=request.s_tmax,
+        s_noise=request.s_noise,
+        table=model.sigmas,
+        brownian_range=(float(whole[whole > 0][-1]), float(whole[0])),
+        unipc_variant=shape.unipc_variant,
+        unipc_order=shape.unipc_order,
+        unipc_lower_order_final=shape.unipc_lower_order_final,
+    )

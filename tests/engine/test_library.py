@@ -161,49 +161,6 @@ def test_unknown_networks_are_commented_and_the_image_is_made(engine: DiffusersE
     assert "stranger changes nothing" in result.comments[0]
 
 
-def test_the_second_pass_has_the_networks_of_its_own_prompt(engine: DiffusersEngine) -> None:
-    def hires(prompt: str, second: str | None, checkpoint: str | None = None) -> GenerationResult:
-        pass_ = HiresFix(192, 192, 0.5, "Latent", 2, prompt=second, checkpoint=checkpoint)
-        return run(engine, prompt=prompt, hires=pass_)
-
-    tag = "<lora:unet:1>"
-    plain, both = hires("pretty dog", None), hires(f"pretty dog{tag}", None)
-    second = hires("pretty dog", f"pretty dog{tag}")
-    assert str(second.extra["Lora hashes"]).startswith("unet: ")
-    first = hires(f"pretty dog{tag}", "pretty dog")
-    images = [result.images[0] for result in (plain, both, second, first)]
-    for number, each in enumerate(images):
-        assert not any(np.array_equal(each, other) for other in images[:number])
-    assert np.array_equal(hires(f"pretty dog{tag}", f"pretty dog{tag}").images[0], images[1])
-    # Each batch begins with the networks of the prompt, whatever the second pass of the last one had.
-    again = run(engine, prompt=f"pretty dog{tag}", seed=SMALL.seed - 1, batch_count=2,
-                hires=HiresFix(192, 192, 0.5, "Latent", 2, prompt="pretty dog"))  # fmt: skip
-    assert np.array_equal(again.images[1], images[3])
-    other = hires("pretty dog", f"pretty dog{tag}", "copy").images[0]
-    assert not np.array_equal(other, hires("pretty dog", None, "copy").images[0])
-
-
-def test_every_checkpoint_of_a_tileable_picture_wraps_around(engine: DiffusersEngine) -> None:
-    seen: dict[str, set[str]] = {}
-    for name in ("demo_model", "copy"):
-        convolution = engine.get(name).network.conv_in
-
-        def look(module: torch.nn.Conv2d, inputs: object, name: str = name) -> None:
-            seen.setdefault(name, set()).add(module.padding_mode)
-
-        convolution.register_forward_pre_hook(look)
-    hires = HiresFix(128, 128, 0.5, "Latent", 2, checkpoint="copy")
-    run(engine, tiling=True, hires=hires)
-    assert seen == {"demo_model": {"circular"}, "copy": {"circular"}}
-    seen.clear()
-    run(engine, tiling=True, refiner_checkpoint="copy", refiner_switch_at=0.5)
-    assert seen == {"demo_model": {"circular"}, "copy": {"circular"}}
-    seen.clear()
-    run(engine, hires=hires)
-    assert seen == {"demo_model": {"zeros"}, "copy": {"zeros"}}
-    engine.unload()
-
-
 def test_a_cancelled_image_leaves_no_lora_behind(engine: DiffusersEngine) -> None:
     token = CancelToken()
 
@@ -336,6 +293,49 @@ def test_checkpoints_are_chosen_by_request_and_kept_within_the_budget(engine: Di
         assert len(library.loaded) == 2
     finally:
         library._settings = settings
+
+
+def test_the_second_pass_has_the_networks_of_its_own_prompt(engine: DiffusersEngine) -> None:
+    def hires(prompt: str, second: str | None, checkpoint: str | None = None) -> GenerationResult:
+        pass_ = HiresFix(192, 192, 0.5, "Latent", 2, prompt=second, checkpoint=checkpoint)
+        return run(engine, prompt=prompt, hires=pass_)
+
+    tag = "<lora:unet:1>"
+    plain, both = hires("pretty dog", None), hires(f"pretty dog{tag}", None)
+    second = hires("pretty dog", f"pretty dog{tag}")
+    assert str(second.extra["Lora hashes"]).startswith("unet: ")
+    first = hires(f"pretty dog{tag}", "pretty dog")
+    images = [result.images[0] for result in (plain, both, second, first)]
+    for number, each in enumerate(images):
+        assert not any(np.array_equal(each, other) for other in images[:number])
+    assert np.array_equal(hires(f"pretty dog{tag}", f"pretty dog{tag}").images[0], images[1])
+    # Each batch begins with the networks of the prompt, whatever the second pass of the last one had.
+    again = run(engine, prompt=f"pretty dog{tag}", seed=SMALL.seed - 1, batch_count=2,
+                hires=HiresFix(192, 192, 0.5, "Latent", 2, prompt="pretty dog"))  # fmt: skip
+    assert np.array_equal(again.images[1], images[3])
+    other = hires("pretty dog", f"pretty dog{tag}", "copy").images[0]
+    assert not np.array_equal(other, hires("pretty dog", None, "copy").images[0])
+
+
+def test_every_checkpoint_of_a_tileable_picture_wraps_around(engine: DiffusersEngine) -> None:
+    seen: dict[str, set[str]] = {}
+    for name in ("demo_model", "copy"):
+        convolution = engine.get(name).network.conv_in
+
+        def look(module: torch.nn.Conv2d, inputs: object, name: str = name) -> None:
+            seen.setdefault(name, set()).add(module.padding_mode)
+
+        convolution.register_forward_pre_hook(look)
+    hires = HiresFix(128, 128, 0.5, "Latent", 2, checkpoint="copy")
+    run(engine, tiling=True, hires=hires)
+    assert seen == {"demo_model": {"circular"}, "copy": {"circular"}}
+    seen.clear()
+    run(engine, tiling=True, refiner_checkpoint="copy", refiner_switch_at=0.5)
+    assert seen == {"demo_model": {"circular"}, "copy": {"circular"}}
+    seen.clear()
+    run(engine, hires=hires)
+    assert seen == {"demo_model": {"zeros"}, "copy": {"zeros"}}
+    engine.unload()
 
 
 def test_unloading_and_loading_again_makes_the_same_image(engine: DiffusersEngine) -> None:

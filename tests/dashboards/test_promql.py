@@ -13,6 +13,7 @@ from dashboards.frame import DEPLOYS
 from dashboards.output import boards, rule_files
 from dashboards.query import Window, fill
 from dashboards.series import FAILURES, LABELS
+from service.core.budget import Budget
 from service.metrics import OUTCOMES, Metrics
 from tests.dashboards.replay import DATA
 
@@ -56,6 +57,7 @@ def existing() -> dict[str, set[str]]:
     """Names of series and their labels: ours from the class that makes them, Knative's from the captures."""
     metrics = Metrics()
     metrics.watch_device_memory(lambda: {"total": 1})
+    metrics.watch_budget(Budget(1))
     metrics.set_state("ready")
     metrics.set_model("m", "h", "cpu", "float32")
     metrics.http_done("other", "GET", 200)

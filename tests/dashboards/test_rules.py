@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dashboards.output import RULES, rule_files
+from service.core.budget import Budget
 from service.metrics import Metrics
 from tests.dashboards.cluster import DASHBOARDS, from_config, pods
 from tests.dashboards.conftest import World, need
@@ -142,6 +143,7 @@ def test_cluster_configuration_is_clean(tmp_path: Path) -> None:
 def test_exposition_of_the_class_is_clean() -> None:
     metrics = Metrics()
     metrics.watch_device_memory(lambda: {"total": 1, "used": 1})
+    metrics.watch_budget(Budget(1))
     metrics.set_state("ready")
     metrics.set_model("m", "h", "cpu", "float32")
     metrics.http_done("txt2img", "POST", 200)

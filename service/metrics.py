@@ -26,8 +26,8 @@ LATENCY_BUCKETS: Final = (
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 COLD_START_PARTS: Final = ("imports", "weights", "warm_up", "total")
 STATES: Final = ("starting", "loading", "ready", "busy", "draining", "failed")
-ENDPOINTS: Final = ("txt2img", "img2img", "generate", "extras", "interrogate", "other")
-"""Kinds of request; everything that makes no image is "other"."""
+ENDPOINTS: Final = ("txt2img", "img2img", "generate", "extras", "interrogate", "job", "other")
+"""Kinds of request; "job" is one that a front sent, everything that makes no image is "other"."""
 METHODS: Final = ("GET", "POST", "HEAD", "OPTIONS", "other")
 OUTCOMES: Final = (
     "ok", "bad_request", "queue_full", "memory_full", "draining", "not_ready", "deadline", "cancelled", "out_of_memory",
@@ -119,6 +119,18 @@ class Metrics:
         )
         self.cache_misses = Counter(
             "sd_cache_misses_total", "Look-ups that a cache did not answer.", ["cache"], registry=one
+        )
+        self.upstream_waiting = Gauge(
+            "sd_upstream_waiting", "Jobs that wait here for an upstream.", ["upstream"], registry=one
+        )
+        self.upstream_in_flight = Gauge(
+            "sd_upstream_in_flight", "Jobs at an upstream now.", ["upstream"], registry=one
+        )
+        self.upstream_retries = Counter(
+            "sd_upstream_retries_total",
+            "Attempts at an upstream that failed for no fault of the job, by cause.",
+            ["upstream", "cause"],
+            registry=one,
         )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
         self.files_left_out = Gauge(

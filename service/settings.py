@@ -5,7 +5,9 @@ keeps the two in step.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -179,6 +181,27 @@ class Settings(BaseSettings):
         False, description="Offer `/sdapi/v1/server-kill`, `-restart` and `-stop`."
     )
 
+    # --- front ---------------------------------------------------------------------------------------
+    upstream: Annotated[Mapping[str, str], NoDecode] = Field(
+        MappingProxyType({}),
+        description="Services of this kind that make the images of a front: one address, or `name=address,…`, each "
+        "with checkpoints of its own; the first is the default. Credentials may stand in an address.",
+    )
+    upstream_concurrency: int = Field(
+        4, ge=1, description="Jobs at each upstream at once: that many pods are asked for, no more."
+    )
+    upstream_tries: int = Field(
+        10, ge=1, description="Times a job is sent in all, where it fails for no fault of its own."
+    )
+    upstream_event_mb: float = Field(
+        256.0, gt=0, description="Most MB that an upstream may send at once; more is not believed."
+    )
+    pod_address: str = Field(
+        "",
+        description="Address at which a front reaches this pod beside every proxy, to interrupt it; default: that of "
+        "its host name.",
+    )
+
     # --- logs --------------------------------------------------------------------------------------
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level logged."
@@ -205,6 +228,25 @@ class Settings(BaseSettings):
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("upstream", mode="before")
+    @classmethod
+    def _addresses(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        named: dict[str, str] = {}
+        for part in parts:
+            name, mark, address = part.partition("=")
+            if not mark or "://" in name:
+                name, address = ("default" if len(parts) == 1 else part), part
+            if not address.startswith(("http://", "https://")) or name in named or "://" in name:
+                raise ValueError(
+                    f"{part!r} is no upstream: write one http:// address, or name=http://…,name=http://… with each "
+                    "name once."
+                )
+            named[name] = address
+        return MappingProxyType(named)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

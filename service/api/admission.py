@@ -82,6 +82,7 @@ class Admission:
             return
         context = cast(Context, scope["app"].state.context)
         task = context.tasks.open(kind, scopes.session_of(scope))
+        task.client = task.session or (scope.get("client") or ("",))[0]
         task.arrived = scope.get(scopes.ARRIVED, task.arrived)
         task.claim = context.budget.claim()
         scope[scopes.TASK], scope[scopes.KIND] = task, kind

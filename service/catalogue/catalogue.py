@@ -33,6 +33,8 @@ class Catalogue:
     embeddings: tuple[EmbeddingInfo, ...] = ()
     upscalers: tuple[UpscalerInfo, ...] = ()
     device: DeviceInfo = _UNKNOWN
+    complete: bool = True
+    """False where nothing was heard yet of whoever has the files: then any name may exist, and its owner will say."""
 
     @property
     def default(self) -> CheckpointInfo:
@@ -41,7 +43,12 @@ class Catalogue:
 
     def find(self, name: str) -> CheckpointInfo:
         """The checkpoint that a client means. Raises :class:`UnknownName`."""
-        return find_checkpoint(self.checkpoints, name)
+        try:
+            return find_checkpoint(self.checkpoints, name)
+        except UnknownName:
+            if self.complete:
+                raise
+            return CheckpointInfo(name, name, name)
 
     def find_loosely(self, name: str) -> CheckpointInfo:
         """The same, or one with ``name`` in its title: so A1111 takes refiners and second passes."""
@@ -63,7 +70,7 @@ class Catalogue:
     def check_vae(self, name: str | None) -> None:
         """Raise :class:`UnknownName` unless ``name`` (None: the checkpoint's own) is a VAE."""
         names = [vae.name for vae in self.vaes]
-        if name is not None and name not in names:
+        if self.complete and name is not None and name not in names:
             raise UnknownName(
                 f"There is no VAE {name!r}. Use one of: {', '.join(['Automatic', 'None', *names])}."
             )
@@ -71,7 +78,7 @@ class Catalogue:
     def check_upscaler(self, name: str, also: Sequence[str] = ()) -> None:
         """Raise :class:`UnknownName` unless ``name`` is an upscaler, or among ``also``."""
         names = [*also, *(upscaler.name for upscaler in self.upscalers)]
-        if name not in names:
+        if self.complete and name not in names:
             raise UnknownName(f"There is no upscaler {name!r}. Use one of: {', '.join(names)}.")
 
     def named(self, request: GenerationRequest) -> GenerationRequest:

@@ -17,12 +17,13 @@ class CancelToken:
     cannot touch the next one.
     """
 
-    __slots__ = ("_callbacks", "_cause", "_lock", "_skips")
+    __slots__ = ("_callbacks", "_cause", "_lock", "_on_skip", "_skips")
 
     def __init__(self) -> None:
         self._cause: CancelCause | None = None
         self._skips = 0
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
+        self._on_skip: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
     def cancel(self, cause: CancelCause) -> bool:
@@ -36,7 +37,7 @@ class CancelToken:
             callback()
         return True
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` (in the cancelling thread) when the token is cancelled, at once if it already is."""
         with self._lock:
             if self._cause is None:
@@ -47,6 +48,12 @@ class CancelToken:
     def skip(self) -> None:
         """Ask the engine to leave the running batch half-done and go on with the next one (A1111's skip)."""
         self._skips += 1
+        for callback in tuple(self._on_skip):
+            callback()
+
+    def on_skip(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` (in the skipping thread) at each :meth:`skip` from now on."""
+        self._on_skip.append(callback)
 
     @property
     def skips(self) -> int:

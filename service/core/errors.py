@@ -23,7 +23,7 @@ ServiceError                      500  internal           server
 ├── ModelError                    500  model              model    (the pipeline raised)
 │   ├── ModelLoadError            503  model_load         model    (the checkpoint cannot be served)
 │   └── DeviceLost                503  device_lost        server   (the CUDA context is poisoned)
-└── BackendError                  502  backend            server   (a remote backend failed)
+└── UpstreamError                 502  upstream           server   (the service behind this one failed)
 """
 
 from typing import ClassVar
@@ -212,8 +212,8 @@ class DeviceLost(ModelError):
     blame = "server"
 
 
-class BackendError(ServiceError):
-    """A remote backend could not be reached or broke off."""
+class UpstreamError(ServiceError):
+    """The service behind this one could not be reached, broke off, or answered what is not understood."""
 
     status = 502
-    code = "backend"
+    code = "upstream"

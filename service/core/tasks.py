@@ -5,6 +5,8 @@ and per-task progress, interrupts, and the count of what is pending. Both belong
 """
 
 import asyncio
+import hmac
+import secrets
 import time
 import uuid
 from collections import OrderedDict
@@ -46,9 +48,13 @@ class Task:
     """What is to be made; None for other work on the device (upscaling, loading a checkpoint)."""
     token: CancelToken = field(default_factory=CancelToken)
     session: str | None = None
+    client: str = ""
+    """Whose turn it takes where jobs wait: its session, or its address; "" where neither is known."""
     arrived: float = field(default_factory=time.monotonic)
     arrived_wall: float = field(default_factory=time.time)
     started: float | None = None
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    """Whoever knows it may stop the task; nobody can guess it."""
     phase: Phase = Phase.ARRIVED
     position: int = 0
     progress: Progress | None = None
@@ -56,7 +62,9 @@ class Task:
     shown: tuple[int, str, str] | None = None
     """The last preview that was encoded for somebody who watches: its preview_id, media type and base64."""
     cold_start: bool = False
-    """True for the first image that this process made."""
+    """True for the first image that the serving process made."""
+    served_by: str = ""
+    """The pod that ran it, where that is not this process."""
     timings: Timings = field(default_factory=Timings)
     claim: Claim = field(default_factory=unlimited)
     """The main memory that the request holds."""
@@ -160,6 +168,10 @@ class TaskRegistry:
     def find(self, task_id: str) -> Task | None:
         """The task of that id: under way, or ended not long ago."""
         return self._tasks.get(task_id) or self._ended.get(task_id)
+
+    def keyed(self, key: str) -> Task | None:
+        """The task under way with that key."""
+        return next((task for task in self if hmac.compare_digest(task.key.encode(), key.encode())), None)
 
     def cancel_all(self, cause: CancelCause) -> None:
         """Cancel everything under way."""

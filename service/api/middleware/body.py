@@ -12,13 +12,15 @@ from service.core.budget import Claim
 from service.core.errors import BodyTooLarge, BodyTooSlow, MemoryFull, ServiceError, TooMuchMemory
 
 _JSON: Final = "application/json"
+_MESSAGE_PACK: Final = "application/msgpack"
+"""What fronts send: see :mod:`service.backends.wire`."""
 
 
 class BodyGuard:
     """Read the body before the application runs, within limits of size and time, and call it JSON.
 
-    Every route that takes a body takes JSON; ``curl -d`` and clients that send no Content-Type mean JSON too.
-    Reading first keeps a stalled upload out of the queue and lets the disconnect be watched from the start.
+    Every route that takes a body takes JSON, but for the fronts' own; ``curl -d`` and clients that send no
+    Content-Type mean JSON too. Reading first keeps a stalled upload out of the queue and lets the disconnect be watched from the start.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: float) -> None:
@@ -56,7 +58,7 @@ class BodyGuard:
         if body is None:  # the client went away
             return
         headers = MutableHeaders(scope=scope)
-        if not headers.get("content-type", "").startswith(_JSON):
+        if not headers.get("content-type", "").startswith((_JSON, _MESSAGE_PACK)):
             headers["content-type"] = _JSON
         scope[scopes.BODY] = body
         del body

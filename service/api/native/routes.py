@@ -16,7 +16,7 @@ from starlette.responses import Response
 from service.api.admission import Work, get_task
 from service.api.dialect import Dialect
 from service.api.json_route import JsonRoute
-from service.api.native import events
+from service.api.native import events, jobs
 from service.api.native.bodies import GenerateBody, UpscaleBody
 from service.api.native.stream import stream
 from service.api.problems import AS_IT_IS, picture_response
@@ -34,7 +34,7 @@ router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["native"])
 
 WORK: Work = {("POST", "/v1/generate"): "generate", ("POST", "/v1/upscale"): "extras"}
 
-DIALECT = Dialect((router,), WORK)
+DIALECT = Dialect((router, jobs.router), {**WORK, **jobs.WORK})
 
 ContextDep = Annotated[Context, Depends(get_context)]
 TaskDep = Annotated[Task, Depends(get_task)]

@@ -19,7 +19,12 @@ router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 ContextDep = Annotated[Context, Depends(get_context)]
 TaskId = Annotated[str | None, Query(description="The task meant: force_task_id, or X-Task-Id of an answer.")]
 
-_TITLES = {"txt2img": "scripts_txt2img", "generate": "scripts_txt2img", "img2img": "scripts_img2img"}
+_TITLES = {
+    "txt2img": "scripts_txt2img",
+    "generate": "scripts_txt2img",
+    "img2img": "scripts_img2img",
+    "job": "scripts_txt2img",
+}
 
 
 class State(BaseModel):

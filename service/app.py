@@ -2,8 +2,9 @@
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final, TypeAlias
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -14,7 +15,9 @@ from service import __version__, main_memory
 from service import context as contexts
 from service.api import problems
 from service.api.admission import Admission
+from service.api.board import Board
 from service.api.dialect import Dialect
+from service.api.lanes import Lanes
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
 from service.api.middleware.body import BodyGuard
@@ -28,20 +31,37 @@ from service.api.sdapi.routes import DIALECT as SDAPI
 from service.api.sdapi.styles import StyleBook
 from service.backends.engine import Engine
 from service.backends.local import LocalBackend
+from service.backends.port import Backend
+from service.backends.remote import RemoteBackend
+from service.backends.wire import from_plain, to_plain
+from service.catalogue.catalogue import Catalogue
 from service.catalogue.files import files_left_out
+from service.catalogue.folder import read_folder
 from service.context import Context
 from service.core.budget import Budget
+from service.core.errors import ServiceError
 from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
 from service.settings import Settings
-from service.state.sessions import Sessions
+from service.state.memory import MemoryStore
+from service.state.store import Store
 
 DIALECTS: Final[tuple[Dialect, ...]] = (OPS, NATIVE, SDAPI)
 
 
-def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = None) -> FastAPI:
-    """The application for ``settings``. ``make_engine`` (for tests) replaces the diffusers engine."""
+MakeBackend: TypeAlias = Callable[[Settings, Lifecycle, Metrics], Backend]
+
+
+def create_app(
+    settings: Settings,
+    make_engine: Callable[[], Engine] | None = None,
+    make_backend: MakeBackend | None = None,
+) -> FastAPI:
+    """The application for ``settings``: a pod's, with the diffusers engine, or a front's, with upstreams.
+
+    ``make_engine`` replaces that engine (in tests), ``make_backend`` all that is behind the port (on Ray).
+    """
     if not settings.pod_name:
         settings = settings.model_copy(update={"pod_name": socket.gethostname()})
     metrics = Metrics()
@@ -64,24 +84,36 @@ def create_app(settings: Settings, make_engine: Callable[[], Engine] | None = No
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend = LocalBackend(
-            make_engine or _diffusers_engine(settings, metrics), lifecycle, metrics, settings.queue_size
-        )
-        sessions = Sessions(settings.session_ttl, settings.max_sessions, metrics.sessions.set)
+        tasks, lanes, store = TaskRegistry(), Lanes(), _store(settings, metrics)
+        if make_backend is not None:
+            backend = make_backend(settings, lifecycle, metrics)
+        elif settings.upstream:
+            backend = _front(settings, lifecycle, metrics, store)
+        else:
+            make = make_engine or _diffusers_engine(settings, metrics)
+            backend = LocalBackend(make, lifecycle, metrics, settings.queue_size)
+        board = Board(tasks, store, lanes, shared=bool(settings.state_url))
+        styles = StyleBook.read(settings.models_dir)
         context = Context(
             settings,
             lifecycle,
             metrics,
-            TaskRegistry(),
+            tasks,
             backend,
-            Preferences(sessions),
-            StyleBook.read(settings.models_dir),
+            store,
+            board,
+            Preferences(store),
+            styles,
             budget,
+            lanes,
         )
         contexts.attach(app, context)
+        await board.start()
+        if isinstance(backend, RemoteBackend):
+            await _remember(backend, settings, store)
         backend.start()
         yield
-        context.close()
+        await context.close()
 
     app = FastAPI(
         title="knative-diffusion",
@@ -134,6 +166,50 @@ def _cors(settings: Settings) -> list[Middleware]:
             expose_headers=["X-Task-Id", "X-Request-Id", "X-Error-Code", "Retry-After"],
         )
     ]
+
+
+def _store(settings: Settings, metrics: Metrics) -> Store:
+    """Where sessions, tasks and catalogues are kept: here, or where SD_STATE_URL says."""
+    if settings.state_url is not None:
+        # Only here: a pod has no Redis, and does not pay for importing its client.
+        from service.state.redis.store import RedisStore
+
+        return RedisStore(
+            settings.state_url.get_secret_value(),
+            session_ttl=settings.session_ttl,
+            max_sessions=settings.max_sessions,
+            on_sessions=metrics.sessions.set,
+            on_error=lambda kind: metrics.state_errors.labels(kind).inc(),
+        )
+    return MemoryStore(
+        session_ttl=settings.session_ttl,
+        max_sessions=settings.max_sessions,
+        on_sessions=metrics.sessions.set,
+    )
+
+
+def _front(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, store: Store) -> RemoteBackend:
+    """Upstreams in place of an engine: no torch is imported."""
+    return RemoteBackend(
+        settings.upstream,
+        lifecycle,
+        metrics,
+        concurrency=settings.upstream_concurrency,
+        queue_size=settings.queue_size,
+        seconds=settings.request_timeout,
+        tries=settings.upstream_tries,
+        largest_event=int(settings.upstream_event_mb * 1e6),
+        on_catalogue=lambda name, known: store.see(name, to_plain(known)),
+        read_catalogue=partial(read_folder, settings.models_dir),
+    )
+
+
+async def _remember(backend: RemoteBackend, settings: Settings, store: Store) -> None:
+    """What upstreams said before this process began."""
+    for name in settings.upstream:
+        with suppress(ServiceError):
+            if (known := await store.catalogue(name)) is not None:
+                backend.know(name, from_plain(known, Catalogue))
 
 
 def _diffusers_engine(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:

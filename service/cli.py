@@ -43,12 +43,34 @@ def serve(
 ) -> None:
     """Serve the HTTP API until a signal ends it."""
     settings = _settings(host=host, port=port, model=model)
+    if settings.upstream:
+        _fail("SD_UPSTREAM is set, which is for a front: run `python -m service front`, or unset it.")
     from service.catalogue.checkpoints import read_ahead
 
     # First of all: the disk has nothing else to do while Python imports for seconds.
     local = Path(settings.model).expanduser()
     if local.exists():
         read_ahead(local)
+    _serve(settings)
+
+
+@app.command()
+def front(
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="Services that make the images: http://… or name=http://…,… (SD_UPSTREAM)."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SD_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (SD_PORT).")] = None,
+) -> None:
+    """Serve the HTTP API without a device, before services that have one."""
+    settings = _settings(host=host, port=port, upstream=upstream)
+    if not settings.upstream:
+        _fail("A front needs services behind it: name them with --upstream http://… or SD_UPSTREAM.")
+    _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     from service import logs, server
     from service.app import create_app
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from fastapi import FastAPI, Request
 
+from service.api.board import Board
 from service.api.lanes import Lanes
 from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.styles import StyleBook
@@ -18,6 +19,7 @@ from service.core.lifecycle import Lifecycle
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
 from service.settings import Settings
+from service.state.store import Store
 
 
 @dataclass(eq=False)
@@ -29,11 +31,13 @@ class Context:
     metrics: Metrics
     tasks: TaskRegistry
     backend: Backend
+    store: Store
+    board: Board
     preferences: Preferences
     styles: StyleBook
     budget: Budget
     """Main memory for what clients send and get."""
-    lanes: Lanes = field(default_factory=Lanes)
+    lanes: Lanes
     stop_server: Callable[[], None] = field(default=lambda: os.kill(os.getpid(), signal.SIGTERM))
     """Ends this process as a platform would: what runs and waits is finished first."""
 
@@ -58,9 +62,10 @@ class Context:
         self.aborting = True
         self.tasks.cancel_all("shutdown")
 
-    def close(self) -> None:
-        """Release the threads."""
-        self.backend.close()
+    async def close(self) -> None:
+        """Release threads and connections."""
+        await self.store.close()
+        await self.backend.close()
         self.lanes.close()
 
 

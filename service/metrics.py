@@ -132,6 +132,12 @@ class Metrics:
             ["upstream", "cause"],
             registry=one,
         )
+        self.state_errors = Counter(
+            "sd_state_errors_total",
+            "Failures of the store of sessions and tasks (SD_STATE_URL), by kind.",
+            ["kind"],
+            registry=one,
+        )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
         self.files_left_out = Gauge(
             "sd_files_left_out",

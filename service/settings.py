@@ -5,9 +5,7 @@ keeps the two in step.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -182,8 +180,8 @@ class Settings(BaseSettings):
     )
 
     # --- front ---------------------------------------------------------------------------------------
-    upstream: Annotated[Mapping[str, str], NoDecode] = Field(
-        MappingProxyType({}),
+    upstream: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
         description="Services of this kind that make the images of a front: one address, or `name=address,…`, each "
         "with checkpoints of its own; the first is the default. Credentials may stand in an address.",
     )
@@ -195,6 +193,10 @@ class Settings(BaseSettings):
     )
     upstream_event_mb: float = Field(
         256.0, gt=0, description="Most MB that an upstream may send at once; more is not believed."
+    )
+    state_url: SecretStr | None = Field(
+        None,
+        description="`redis://…` in which several fronts keep sessions, tasks and catalogues; unset: memory.",
     )
     pod_address: str = Field(
         "",
@@ -246,7 +248,7 @@ class Settings(BaseSettings):
                     "name once."
                 )
             named[name] = address
-        return MappingProxyType(named)
+        return named
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -290,10 +292,10 @@ class Settings(BaseSettings):
         """The Markdown table of all settings, for the README."""
         rows = ["| variable | default | what it does |", "|---|---|---|"]
         for name, info in cls.model_fields.items():
-            default = info.default
+            default = info.get_default(call_default_factory=True)
             if name == "model":
                 shown = "the shipped model"
-            elif default is None or default in ("", ()):
+            elif default is None or default in ("", (), {}):
                 shown = "–"
             else:
                 shown = f"`{default}`".replace("`True`", "`true`").replace("`False`", "`false`")

@@ -18,6 +18,7 @@ from service.app import create_app
 from service.connections import guarded
 from service.context import Context
 from service.settings import Settings
+from service.state.memory import MemoryStore
 from tests.fakes import FakeEngine
 
 
@@ -57,6 +58,13 @@ class LiveServer:
         found = self.app.state.context
         assert isinstance(found, Context)
         return found
+
+    @property
+    def shared_options(self) -> dict[str, Any]:
+        """What clients without a session have set."""
+        store = self.context.store
+        assert isinstance(store, MemoryStore)
+        return store._everywhere
 
     def call(self, function: Callable[[], Any]) -> Any:
         """The value of ``function()``, run in the server's event loop."""

@@ -167,7 +167,7 @@ class ServiceMachine(RuleBasedStateMachine):
         try:
             self.finish()
         finally:
-            self.backend.close()
+            self.loop.run_until_complete(self.backend.close())
             self.loop.close()
 
     def finish(self) -> None:

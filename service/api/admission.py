@@ -109,7 +109,7 @@ class Admission:
                 )
             task.outcome = outcome_of(task.failure)
             _account(context, scope, task)
-            context.tasks.close(task)
+            context.board.close(task)
 
 
 class _Client:

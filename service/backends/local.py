@@ -225,7 +225,7 @@ class LocalBackend:
         """Return when nothing runs and nothing waits."""
         await self._slot.wait_idle()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the worker thread; a load that is under way is not waited for."""
         if self._loading is not None:
             self._loading.cancel()

@@ -59,5 +59,5 @@ class Backend(Protocol):
     async def wait_idle(self) -> None:
         """Return when nothing runs and nothing waits."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Release threads and connections; what still runs is not waited for."""

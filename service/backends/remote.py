@@ -76,6 +76,7 @@ class RemoteBackend:
         self._catalogues: dict[str, Catalogue] = {}
         self._own: Catalogue | None = None
         self._memory: dict[str, int] = {}
+        self._client: httpx.AsyncClient | None = None
         metrics.queue_limit.set(queue_size)
 
     def start(self) -> None:
@@ -83,7 +84,9 @@ class RemoteBackend:
         # A job may wait for a cold start as long as its deadline allows; that is the token's to say.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15)
-        client = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, follow_redirects=False)
+        client = self._client = httpx.AsyncClient(
+            timeout=timeout, limits=limits, trust_env=False, follow_redirects=False
+        )
         for name, url in self._addresses.items():
             self._upstreams[name] = Upstream(
                 name, url, client, largest_event=self._largest, on_catalogue=self._learn
@@ -111,9 +114,12 @@ class RemoteBackend:
 
     @property
     def catalogue(self) -> Catalogue:
-        """Of all upstreams together, from the models folder here or from what they last told."""
+        """Of all upstreams together: from the models folder here, or from what they last told."""
         if self._own is not None:
-            return self._own
+            # Their titles have the hashes, which a front does not compute.
+            told = {info.name: info for one in self._catalogues.values() for info in one.checkpoints}
+            checkpoints = tuple(told.get(info.name, info) for info in self._own.checkpoints)
+            return replace(self._own, checkpoints=checkpoints)
         known = [self._catalogues.get(name) or _unknown(name) for name in self._upstreams]
         return known[0] if len(known) == 1 else _joined(known)
 
@@ -256,8 +262,10 @@ class RemoteBackend:
         for turns in self._turns.values():
             await turns.wait_idle()
 
-    def close(self) -> None:
-        """Connections go with the process."""
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _wanted(job: Job[Any]) -> list[str]:

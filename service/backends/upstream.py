@@ -97,7 +97,7 @@ class Upstream:
         Raises :class:`Passing` for what another attempt may cure, :class:`Unreachable` for an interrupt that could
         not be delivered, and else what answers the request.
         """
-        content = msgspec.Raw(pack(job))
+        content = pack(job)
         order = Order(VERSION, name_of(job), task.id, seconds, content, self.digest, self.refresh_due)
         running = asyncio.ensure_future(self._send(order, job, task, news))
         reins = _Reins(self, task, running, news)
@@ -138,7 +138,7 @@ class Upstream:
                 self.refresh_due = False
                 async for data in _without_silence(frames(answer.aiter_raw(), self._largest)):
                     told = _read(data, Told)
-                    if told.event == "result" and told.result is not None:
+                    if told.event == "result":
                         news.seconds, news.cold_start = dict(told.seconds or {}), told.cold_start
                         news.memory = dict(told.memory or {})
                         return _result(job, told.result)
@@ -169,7 +169,7 @@ class Upstream:
                     self.digest = told.digest
                     self._on_catalogue(self, told.catalogue)
                 task.publish(Started())
-            case "progress" if told.progress is not None:
+            case "progress":
                 task.publish(_read(told.progress, Progress))
             case "error":
                 raise _error(told)
@@ -189,6 +189,8 @@ class Upstream:
                 f"{status} from upstream {self.name}: {detail}",
                 float(after) if after.isdecimal() else 0.0,
             )
+        if status != 401 and code and (kind := _kind(code)) is not None:
+            return kind(detail)
         if status == 401:
             return UnusableUpstream(
                 f"Upstream {self.name} asks for credentials: put them into its address in SD_UPSTREAM."
@@ -247,14 +249,14 @@ class _Reins:
         self._running.cancel()
 
 
-def _read(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+def _read(data: bytes, kind: type[T]) -> T:
     try:
         return unpack(data, kind)
     except BadRequest as error:
         raise Passing("garbage", error.detail) from None
 
 
-def _result(job: Job[Any], raw: msgspec.Raw) -> Any:
+def _result(job: Job[Any], raw: bytes) -> Any:
     try:
         return read_result(job, raw)
     except BadRequest as error:
@@ -267,10 +269,13 @@ def _error(told: Told) -> Exception:
         return Passing(told.code, told.detail, told.retry_after or 0.0)
     if told.code == Cancelled.code:
         return Cancelled(told.detail, cause="interrupt")
-    for kind in _every(ServiceError):
-        if kind.code == told.code:
-            return kind(told.detail, retry_after=told.retry_after)
+    if (kind := _kind(told.code)) is not None:
+        return kind(told.detail, retry_after=told.retry_after)
     return UpstreamError(told.detail or f"The service behind this one failed ({told.code[:40]}).")
+
+
+def _kind(code: str) -> type[ServiceError] | None:
+    return next((kind for kind in _every(ServiceError) if kind.code == code), None)
 
 
 def _every(kind: type[ServiceError]) -> list[type[ServiceError]]:

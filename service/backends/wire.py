@@ -29,6 +29,7 @@ MEDIA_TYPE: Final = "application/vnd.knative-diffusion.events"
 
 T = TypeVar("T")
 
+
 KINDS: Final[Mapping[str, type[Job[Any]]]] = {
     "generate": jobs.Generate,
     "series": jobs.Series,
@@ -61,7 +62,7 @@ class Order:
     kind: str
     task_id: str
     seconds: float
-    job: msgspec.Raw
+    job: bytes
     catalogue: str = ""
     """The digest of the catalogue that the sender knows: another one is told with ``started``."""
     refresh: bool = False
@@ -84,8 +85,8 @@ class Told:
     served_by: str = ""
     digest: str = ""
     catalogue: Catalogue | None = None
-    progress: msgspec.Raw | None = None
-    result: msgspec.Raw | None = None
+    progress: bytes = b""
+    result: bytes = b""
     seconds: Mapping[str, float] | None = None
     """Seconds by stage; with ``result``."""
     cold_start: bool = False
@@ -132,12 +133,25 @@ def pack(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def unpack(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+def unpack(data: bytes, kind: type[T]) -> T:
     """A ``kind`` from MessagePack. Raises :class:`BadRequest` for anything else."""
     try:
         return msgspec.msgpack.decode(data, type=kind, dec_hook=_dec_hook)
     except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
         raise BadRequest(f"What was sent is no {kind.__name__} of version {VERSION}: {error}.") from None
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` (without pictures) as what JSON can say, to be kept."""
+    return msgspec.to_builtins(value)
+
+
+def from_plain(value: Any, kind: type[T]) -> T:
+    """A ``kind`` from what :func:`to_plain` made. Raises :class:`BadRequest` for anything else."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"What was kept is no {kind.__name__}: {error}.") from None
 
 
 def name_of(job: Job[Any]) -> str:
@@ -158,7 +172,7 @@ def read_job(order: Order) -> Job[Any]:
     return unpack(order.job, kind)
 
 
-def read_result(job: Job[Any], raw: msgspec.Raw) -> Any:
+def read_result(job: Job[Any], raw: bytes) -> Any:
     """The result of ``job``. Raises :class:`BadRequest` for what is none."""
     kind = _RESULTS[type(job)]
     return None if kind is None else unpack(raw, kind)

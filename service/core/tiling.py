@@ -43,15 +43,6 @@ class Tiling:
             for left in self.starts(self.picture_width, self.width)
         ]
 
-    @property
-    def count(self) -> int:
-        """How many tiles there are."""
-        across, down = (
-            self.starts(self.picture_width, self.width),
-            self.starts(self.picture_height, self.height),
-        )
-        return len(across) * len(down)
-
     def cut(self, picture: Pixels) -> list[Pixels]:
         """The tiles of ``picture``, each of the full size (edges repeat where the picture is smaller)."""
         tiles = []

@@ -61,7 +61,7 @@ def api(module_api: Api) -> Api:
     """The module's server, as if fresh: nothing set, nothing served."""
 
     def clear() -> None:
-        module_api.live.context.preferences.shared.clear()
+        module_api.live.shared_options.clear()
 
     module_api.live.call(clear)
     module_api.engine.served.clear()

@@ -141,7 +141,7 @@ def test_nearly_right_requests_are_answered(
     def send(body: dict[str, Any]) -> None:
         response = session.post(f"{live.url}/sdapi/v1/{path}", json=body)
         session.cookies.clear()
-        live.context.preferences.shared.clear()
+        live.shared_options.clear()
         statuses[response.status_code] += 1
         assert response.status_code in (200, 400, 422), response.text
         if response.status_code == 200:

@@ -52,5 +52,5 @@ def test_who_may_change_something(
             assert "SD_CORS_ALLOW_ORIGINS" in answer.json()["detail"]
             assert answer.headers["X-Error-Code"] == "cross_site"
         assert client.get("/sdapi/v1/samplers", headers=headers).status_code == 200, "reading changes nothing"
-        assert ("n_rows" in live.call(lambda: dict(live.context.preferences.shared))) is passes
-        live.call(live.context.preferences.shared.clear)
+        assert ("n_rows" in live.call(lambda: dict(live.shared_options))) is passes
+        live.call(live.shared_options.clear)

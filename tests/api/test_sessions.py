@@ -162,7 +162,7 @@ def test_a_title_that_gains_its_hash_by_loading_is_told_with_it(
 
 
 def test_a_checkpoint_that_is_gone_gives_way_to_the_default(api: Api) -> None:
-    api.live.call(lambda: api.live.context.preferences.shared.update(sd_model_checkpoint="gone.safetensors"))
+    api.live.call(lambda: api.live.shared_options.update(sd_model_checkpoint="gone.safetensors"))
     assert api.get(OPTIONS).json()["sd_model_checkpoint"] == CHECKPOINT.title
 
 

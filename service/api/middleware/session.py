@@ -9,8 +9,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.scope import SESSION
 from service.state import sessions
 
-PREFIX: Final = "/sdapi/"
-"""Only these routes know sessions: probes, metrics and the stateless endpoints neither read nor set a cookie."""
+GIVING: Final = "/sdapi/"
+"""Only answers of these routes give a cookie: probes, metrics and the stateless endpoints do not."""
+
+READING: Final = (GIVING, "/internal/")
+"""These know whose request it is."""
 
 
 class SessionCookie:
@@ -23,13 +26,16 @@ class SessionCookie:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(READING):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         known = self._read(headers)
         if known is not None:
             scope[SESSION] = known
+        if not scope["path"].startswith(GIVING):
+            await self.app(scope, receive, send)
+            return
         secure = scope.get("scheme") == "https" or headers.get("x-forwarded-proto", "").startswith("https")
         # Sent with every answer: its lifetime counts from the last one.
         cookie = (

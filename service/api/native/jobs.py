@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Final
 
-import msgspec
 import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response, StreamingResponse
@@ -192,7 +191,7 @@ async def _stream(
         if error is None:
             last = Told(
                 "result",
-                result=msgspec.Raw(await context.lanes.run(None, pack, working.result())),
+                result=await context.lanes.run(None, pack, working.result()),
                 seconds={str(stage): spent for stage, spent in task.timings.stages.items()},
                 cold_start=task.cold_start,
                 memory=context.backend.memory(),
@@ -233,7 +232,7 @@ def _told(event: TaskEvent, started: Told, context: Context, task: Task) -> Told
             address = pod_address(context.settings)
             return replace(started, control=address, token=task.key, served_by=context.settings.pod_name)
         case Progress():
-            return Told("progress", progress=msgspec.Raw(pack(event)))
+            return Told("progress", progress=pack(event))
 
 
 def _failure(error: BaseException) -> Told:

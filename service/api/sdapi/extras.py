@@ -89,6 +89,7 @@ async def enlarge(
     reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, task.claim)
     sources = await context.lanes.read(task, _read, given, names, reader)
     sizes = _sizes(sources, body, settings)
+    await context.board.claim(task)
     task.claim.take("answers", sum(width * height for width, height in sizes) * _MADE_BYTES)
     if body.upscaler_1 == NONE:
         made = [source.pixels for source in sources]

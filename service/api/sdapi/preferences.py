@@ -4,28 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.api.sdapi.options import Options
-from service.state.sessions import Sessions
+from service.state.store import Store
 
 
 class Preferences:
     """What clients have set. Without a session it holds for all requests, below what a session sets itself."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-        self.shared: dict[str, Any] = {}
-        """What clients without a session have set."""
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def layers(self, session: str | None) -> tuple[Mapping[str, Any], ...]:
         """What holds for ``session``, the strongest last."""
-        return self.shared, self._sessions.options(session)
+        return tuple(await self._store.options(session))
 
     async def of(self, session: str | None, *overrides: Mapping[str, Any]) -> Options:
         """The options for a request of ``session`` with its ``overrides``."""
         return Options(*await self.layers(session), *overrides)
 
     async def set(self, session: str | None, changes: Mapping[str, Any]) -> None:
-        """Set (checked) options for ``session``; for all of the process where there is no session."""
-        if session is None:
-            self.shared.update(changes)
-        else:
-            self._sessions.update(session, changes)
+        """Set (checked) options for ``session``; for everybody where there is no session."""
+        await self._store.set_options(session, changes)

@@ -61,7 +61,7 @@ async def ready(body: GenerationBody, context: Context, task: Task) -> Prepared:
     )
     task.claim.take("answers", respond.weight(prepared))  # now, not when it is made and would be lost
     task.request = prepared.generation
-    context.tasks.claim(task, prepared.generation.task_id)
+    await context.board.claim(task, prepared.generation.task_id)
     return prepared
 
 

@@ -11,10 +11,12 @@ from starlette.responses import Response
 
 from service.api.json_route import JsonRoute
 from service.api.problems import json_response, picture_response
+from service.api.scope import session_of
 from service.api.sdapi.fields import Int, Lenient, Str
 from service.api.sdapi.routes.progress import fraction, place_of, preview_of, remaining
 from service.context import Context, get_context
 from service.core.tasks import Phase
+from service.state.store import queued
 
 router = APIRouter(route_class=JsonRoute, prefix="/internal", tags=["A1111"])
 
@@ -56,26 +58,31 @@ async def ping() -> Response:
 
 
 @router.get("/pending-tasks", response_model=PendingTasks, summary="What waits")
-async def pending_tasks(context: ContextDep) -> Response:
-    """Ids of the waiting tasks, in order."""
-    ids = [task.id for task in context.tasks.queued()]
-    return json_response({"size": len(ids), "tasks": ids})
+async def pending_tasks(request: Request, context: ContextDep) -> Response:
+    """How many wait, and the ids of those that belong to this client: an id is the key to a task.
+
+    A client without a session sees the tasks of all that have none, as in A1111.
+    """
+    waiting, session = queued(await context.board.under_way()), session_of(request.scope)
+    return json_response(
+        {"size": len(waiting), "tasks": [task.id for task in waiting if task.session == session]}
+    )
 
 
 @router.post("/progress", response_model=TaskProgress, summary="How far a task is")
 async def progress(body: ProgressBody, request: Request, context: ContextDep) -> Response:
     """Progress by task id."""
-    task = context.tasks.find(body.id_task)
+    task = await context.board.find(body.id_task)
     known = -1 if body.id_live_preview is None else body.id_live_preview
     if task is None or task.phase in (Phase.QUEUED, Phase.DONE):
-        queued = task is not None and task.phase is Phase.QUEUED
+        waits = task is not None and task.phase is Phase.QUEUED
         return _answer(
             TaskProgress(
                 active=False,
-                queued=queued,
-                completed=task is not None and not queued,
+                queued=waits,
+                completed=task is not None and not waits,
                 id_live_preview=-1,
-                textinfo=place_of(task, context) if task is not None and queued else "Waiting...",
+                textinfo=place_of(task, await context.board.under_way()) if task and waits else "Waiting...",
             )
         )
     shown = None
@@ -88,7 +95,7 @@ async def progress(body: ProgressBody, request: Request, context: ContextDep) ->
             completed=False,
             progress=fraction(task),
             eta=remaining(task),
-            live_preview=f"data:{shown[1]};base64,{shown[0]}" if shown else None,
+            live_preview=f"data:{shown.media_type};base64,{shown.base64}" if shown else None,
             id_live_preview=task.preview_id if shown else known,
         )
     )

@@ -1,18 +1,20 @@
 """How far it is, and stopping it: /progress, /interrupt and /skip. None of them waits for the device."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.api.board import Shown
 from service.api.problems import json_response, picture_response
 from service.api.scope import session_of
 from service.context import Context, get_context
-from service.core.tasks import Phase, Task
-from service.imaging.preview import PreviewFormat, make_preview
+from service.core.tasks import Phase
+from service.imaging.preview import PreviewFormat
+from service.state.store import TaskRecord, own, queued, running
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -52,73 +54,60 @@ class ProgressAnswer(BaseModel):
     current_task: str | None = None
 
 
-def makes_images(task: Task) -> bool:
+def makes_images(task: TaskRecord) -> bool:
     """True for work that clients follow; loading a checkpoint and its like run unseen, as in A1111."""
     return task.kind in (*_TITLES, "extras", "interrogate")
 
 
-def fraction(task: Task) -> float:
+def fraction(task: TaskRecord) -> float:
     """0..1, as A1111 counts: it begins at 0.01."""
-    if task.phase is Phase.QUEUED:
-        return 0.0
-    return min(1.0, 0.01 + (task.progress.fraction if task.progress is not None else 0.0))
+    return 0.0 if task.phase is Phase.QUEUED else min(1.0, 0.01 + task.fraction)
 
 
-def remaining(task: Task) -> float:
+def remaining(task: TaskRecord) -> float:
     """Seconds left at the pace so far; 0 before it runs."""
     done = fraction(task)
     if task.started is None or done <= 0:
         return 0.0
-    elapsed = time.monotonic() - task.started
+    elapsed = time.time() - task.started
     return max(0.0, elapsed / done - elapsed)
 
 
-def state_of(task: Task) -> State:
+def state_of(task: TaskRecord) -> State:
     """A1111's state object for ``task``."""
-    step, count = task.progress, -1 if task.kind in _TITLES else 1
-    job = _TITLES.get(task.kind, task.kind)
-    batches = task.request.batch_count if task.request is not None else 1
-    if step is not None:
-        count = step.job_count
-        if batches > 1:
-            job = f"Batch {min(batches, step.job_no * batches // step.job_count + 1)} out of {batches}"
+    job, batches = _TITLES.get(task.kind, task.kind), task.batch_count
+    if task.job_count and batches > 1:
+        job = f"Batch {min(batches, task.job_no * batches // task.job_count + 1)} out of {batches}"
     return State(
-        skipped=task.token.skips > 0,
-        interrupted=task.token.cancelled,
-        stopping_generation=task.token.cancelled,
+        skipped=task.skipped,
+        interrupted=task.interrupted,
+        stopping_generation=task.interrupted,
         job=job,
-        job_count=count,
-        job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(task.arrived_wall)),
-        job_no=step.job_no if step is not None else 0,
-        sampling_step=step.step if step is not None else 0,
-        sampling_steps=step.steps if step is not None else task.request.steps if task.request else 0,
+        job_count=task.job_count or (-1 if task.kind in _TITLES else 1),
+        job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(task.arrived)),
+        job_no=task.job_no,
+        sampling_step=task.step,
+        sampling_steps=task.steps,
     )
 
 
-async def preview_of(task: Task, context: Context, session: str | None) -> tuple[str, str] | None:
-    """The last preview as base64, and its media type; encoded once however many watch."""
-    preview = task.progress.preview if task.progress is not None else None
-    options = await context.preferences.of(session)
-    if preview is None or not options.flag("live_previews_enable"):
+async def preview_of(task: TaskRecord, context: Context, session: str | None) -> Shown | None:
+    """The last preview, as the session's options want it."""
+    if not task.preview_id:
         return None
-    kind = options.choice("live_previews_image_format")
-    media_type = f"image/{kind}"
-    number = task.preview_id
-    if task.shown is None or task.shown[:2] != (number, media_type):
-        made = await context.lanes.run(None, make_preview, preview, _format(kind))
-        task.shown = (number, made.media_type, made.base64)
-    return task.shown[2], media_type
+    options = await context.preferences.of(session)
+    if not options.flag("live_previews_enable"):
+        return None
+    return await context.board.preview(
+        task, cast(PreviewFormat, options.choice("live_previews_image_format"))
+    )
 
 
-def _format(name: str) -> PreviewFormat:
-    return "webp" if name == "webp" else "jpeg" if name == "jpeg" else "png"
-
-
-def place_of(task: Task, context: Context) -> str:
+def place_of(task: TaskRecord, tasks: tuple[TaskRecord, ...]) -> str:
     """ "In queue: 2/5", in A1111's words."""
-    queued = context.tasks.queued()
-    place = queued.index(task) + 1 if task in queued else 1
-    return f"In queue: {place}/{max(1, len(queued))}"
+    waiting = sorted(queued(tasks), key=lambda one: (one.position, one.arrived))
+    place = next((number for number, one in enumerate(waiting, start=1) if one.id == task.id), 1)
+    return f"In queue: {place}/{max(1, len(waiting))}"
 
 
 @router.get("/progress", response_model=ProgressAnswer, summary="How far the running task is")
@@ -129,8 +118,8 @@ async def get_progress(
 
     A fixed idle answer where there is none. What another session's images look like stays with that session.
     """
-    session = session_of(request.scope)
-    task = context.tasks.find(id_task) if id_task is not None else _shown(context, session)
+    session, tasks = session_of(request.scope), await context.board.under_way()
+    task = _shown(tasks, session) if id_task is None else await context.board.find(id_task)
     if task is None or task.phase is Phase.DONE:
         steps = context.tasks.last_steps
         textinfo = None if id_task is None or task is not None else "Waiting..."
@@ -146,21 +135,15 @@ async def get_progress(
             progress=fraction(task),
             eta_relative=remaining(task),
             state=state_of(task),
-            current_image=shown[0] if shown else None,
-            textinfo=place_of(task, context) if task.phase is Phase.QUEUED else None,
+            current_image=shown.base64 if shown else None,
+            textinfo=place_of(task, tasks) if task.phase is Phase.QUEUED else None,
             current_task=task.id if visible else None,
         )
     )
 
 
-def _own(context: Context, session: str | None) -> Task | None:
-    """The task of ``session``: the running one, else the oldest that waits."""
-    tasks = (context.tasks.running(), *context.tasks.queued())
-    return next((task for task in tasks if task is not None and session and task.session == session), None)
-
-
-def _shown(context: Context, session: str | None) -> Task | None:
-    task = _own(context, session) or context.tasks.running()
+def _shown(tasks: tuple[TaskRecord, ...], session: str | None) -> TaskRecord | None:
+    task = own(tasks, session) or running(tasks)
     return task if task is not None and makes_images(task) else None
 
 
@@ -178,7 +161,7 @@ async def interrupt(request: Request, context: ContextDep, id_task: TaskId = Non
     """
     task = await _meant(request, context, id_task)
     if task is not None:
-        task.token.cancel("interrupt")
+        await context.board.command(task, "interrupt")
     return json_response({})
 
 
@@ -186,22 +169,20 @@ async def interrupt(request: Request, context: ContextDep, id_task: TaskId = Non
 async def skip(request: Request, context: ContextDep, id_task: TaskId = None) -> Response:
     """Leave the running batch half-done and go on with the next; which task is meant: see interrupt."""
     task = await _meant(request, context, id_task)
-    if task is not None and task.phase is Phase.RUNNING:
-        task.token.skip()
+    if task is not None:
+        await context.board.command(task, "skip")
     return json_response(None)
 
 
-async def _meant(request: Request, context: Context, id_task: str | None) -> Task | None:
-    tasks = context.tasks
+async def _meant(request: Request, context: Context, id_task: str | None) -> TaskRecord | None:
     id_task = id_task or _id_in(await request.body())
     if id_task:
-        return tasks.find(id_task)
-    running, session = tasks.running(), session_of(request.scope)
+        return await context.board.find(id_task)
+    tasks, session = await context.board.under_way(), session_of(request.scope)
+    on_device = running(tasks)
     if session is None:
-        return running
-    if (own := _own(context, session)) is not None:
-        return own
-    return running if running is not None and running.session is None else None
+        return on_device
+    return own(tasks, session) or (on_device if on_device and on_device.session is None else None)
 
 
 _LONGEST = 4096

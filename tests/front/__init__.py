@@ -1,0 +1,1 @@
+"""The front before pods that come and go."""

@@ -144,9 +144,10 @@ class TaskRegistry:
         if task.progress is not None:
             self.last_steps = task.progress.steps
         if worked:
-            self._ended[task.id] = Task(
-                task.id, task.kind, session=task.session, phase=Phase.DONE, outcome=task.outcome
-            )
+            ended = Task(task.id, task.kind, session=task.session, phase=Phase.DONE, outcome=task.outcome)
+            if task.token.cause is not None:
+                ended.token.cancel(task.token.cause)
+            self._ended[task.id] = ended
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
         if not self._tasks:

@@ -179,14 +179,15 @@ def plan(request: GenerationRequest, arguments: Arguments, kind: str, settings: 
     vary = [has_vary and arguments.flag(rest + 4 + number, False) for number in range(3)]
     margin = int(arguments.number(rest + (7 if has_vary else 4), "margin", 0, 0, 500))
     (x, xs), (y, ys), (z, zs) = chosen
-    requests = []
+    requests: list[GenerationRequest] = []
     for iz, iy, ix in itertools.product(range(len(zs)), range(len(ys)), range(len(xs))):
         one = replace(request, batch_size=1, batch_count=1)
         for axis, values, index in ((x, xs, ix), (y, ys, iy), (z, zs, iz)):
             if axis.apply is not None:
                 one = axis.apply(one, values[index], values)
         if not fixed and "Seed" not in (x.label, y.label, z.label):
-            one = replace(one, seed=random.randrange(2**32))
+            # From the request's own seed: the same request is the same series again.
+            one = replace(one, seed=random.Random(f"{request.seed}/{len(requests)}").randrange(2**32))
         strides = (1, len(xs), len(xs) * len(ys))
         offset = sum(i * stride for i, stride, on in zip((ix, iy, iz), strides, vary, strict=True) if on)
         requests.append(replace(one, seed=one.seed + offset))

@@ -46,8 +46,14 @@ async def _answer(body: GenerationBody, context: Context, task: Task) -> Respons
     del answer["infotexts"]  # they stand in info
     if prepared.kept is not None:
         await context.preferences.set(task.session, prepared.kept)
-    headers = {"X-Task-Id": task.id, **({"X-Cold-Start": "1"} if task.cold_start else {})}
+    headers = {"X-Task-Id": task.id, "Server-Timing": _timing(task)}
+    headers |= {"X-Cold-Start": "1"} if task.cold_start else {}
     return picture_response(await context.lanes.run(task, orjson.dumps, answer), headers)
+
+
+def _timing(task: Task) -> str:
+    """The stages of ``task`` in milliseconds, for browsers' tools and for whoever measures (W3C Server Timing)."""
+    return ", ".join(f"{stage};dur={1000 * spent:.1f}" for stage, spent in task.timings.stages.items())
 
 
 async def ready(body: GenerationBody, context: Context, task: Task) -> Prepared:

@@ -8,7 +8,7 @@ PORT   ?= 7860
 # CPU build of PyTorch (200 MB in place of several GB).
 PIP_OPTIONS ?=
 
-.PHONY: help setup run test lint format lock readme bench dashboards image clean
+.PHONY: help setup run test lint format lock readme bench kills dashboards image clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ readme: $(VENV)/.base  ## Write the table of settings into README.md
 
 bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and the table in README.md
 	$(PY) -m bench
+
+kills: $(VENV)/.dev  ## Kill a batch thirty times with kill -9 and compare what is resumed
+	SD_TEST_KILLS=30 $(PY) -m pytest tests/batch/test_kills.py
 
 dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet
 	$(PY) -m dashboards sheet

@@ -1,4 +1,4 @@
-"""The command line: serve, generate, fetch, settings. Every option is also an ``SD_*`` variable.
+"""The command line: serve, generate, batch, fetch, settings. Every option is also an ``SD_*`` variable.
 
 Heavy imports wait inside the commands: ``--help`` is instant, and ``serve`` listens before torch is imported.
 """
@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from service.batch.command import batch
 from service.settings import Settings, SettingsError
 
 app = typer.Typer(
@@ -118,6 +119,7 @@ def generate(
 ) -> None:
     """Make one image without HTTP."""
     settings = _settings(model=model)
+    from service.batch.errors import BatchError
     from service.core.errors import ServiceError
     from service.once import generate_once
 
@@ -134,8 +136,11 @@ def generate(
     }
     try:
         generate_once(settings, body, output)
-    except ServiceError as error:
-        _fail(error.detail, 1)
+    except (BatchError, ServiceError) as error:
+        _fail(str(error), 1)
+
+
+app.command()(batch)
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""One image without HTTP: the same translation, engine and encoder as the service, and a progress bar."""
+"""One picture on the command line: a batch of one row, written where the user says."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,38 +8,44 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from service.api.sdapi import translate
-from service.api.sdapi.options import Options
-from service.api.sdapi.schemas import Txt2ImgBody
-from service.core.cancel import CancelToken
+from service import logs
+from service.batch.local import local
+from service.batch.makers import RowFailed
 from service.core.errors import BadRequest
 from service.core.events import Progress
-from service.imaging import formats, infotext
+from service.imaging import formats
 from service.settings import Settings
 
 
 def generate_once(settings: Settings, body: dict[str, Any], output: Path) -> None:
-    """Make one image of ``body`` (txt2img's fields) and write it to ``output``; its suffix names the format."""
+    """Make one image of ``body`` (txt2img's fields) and write it to ``output``; its suffix names the format.
+
+    Raises :class:`BadRequest`, and :class:`BatchError` where the model cannot be loaded.
+    """
     kind = formats.parse_format(output.suffix.removeprefix(".") or "png")
-    request = translate.txt2img(Txt2ImgBody.model_validate(body), Options(), settings)
     if not output.resolve().parent.is_dir():
         raise BadRequest(f"{output.parent} is no folder: create it, or choose another --output.")
+    asyncio.run(_make(settings, body, output, kind))
+
+
+async def _make(settings: Settings, body: dict[str, Any], output: Path, kind: str) -> None:
+    logs.configure(settings.model_copy(update={"log_level": "ERROR"}))
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console) as bar:
         shown = bar.add_task("importing", total=None)
-        from service.engine.engine import DiffusersEngine
 
-        engine = DiffusersEngine(settings)
-
-        def news(sentence: str, *, part: str | None = None, seconds: float = 0.0) -> None:
+        def news(sentence: str) -> None:
             bar.update(shown, description=sentence.rstrip("."))
 
-        def sink(progress: Progress) -> None:
-            bar.update(shown, total=progress.steps, completed=progress.step, description=progress.stage)
+        def progress(event: Progress) -> None:
+            bar.update(shown, total=event.steps, completed=event.step, description=event.stage)
 
-        engine.load(news)
-        result = engine.generate(request, CancelToken(), sink)
-    data = formats.encode(result.images[0], kind, infotext.compose(result, 0))
-    output.write_bytes(data)
-    console.print(f"{output} (seed {result.seeds[0]})")
+        async with local(settings, news, progress) as maker:
+            try:
+                made = await maker.make("txt2img", {**body, "override_settings": {"samples_format": kind}})
+            except RowFailed as error:
+                raise BadRequest(str(error)) from None
+    picture = made.pictures[0]
+    await asyncio.to_thread(output.write_bytes, picture.data)
+    console.print(f"{output} (seed {picture.seed})")

@@ -99,7 +99,7 @@ def serve(
     engine: FakeEngine | None = None, *, wait_ready: bool = True, **settings: Any
 ) -> Iterator[LiveServer]:
     """Serve with ``engine`` (the real one with the shipped model where there is none) and ``settings``."""
-    port = free_port()
+    port = settings.pop("port", None) or free_port()
     values: dict[str, Any] = {"port": port, "log_level": "ERROR", "pod_name": "test-pod", **settings}
     made = Settings.read(**values)
     app = create_app(made, (lambda: engine) if engine is not None else None)

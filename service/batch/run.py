@@ -93,7 +93,7 @@ async def _make(batch: Batch, maker: Maker, manifest: Manifest, bar: Bar, tracke
                 made = RowFailed(error.detail, error.code)
             async with writing:
                 lines = await _whole(partial(_keep, batch.folder, request, started, made, manifest))
-                await tracker.row(lines, batch.folder)
+                await tracker.row(lines, batch.folder, maker.memory)
             if isinstance(made, RowFailed):
                 bar.say(f"Row {request.number}: {made}", bad=True)
             bar.row(sum(not line["grid"] for line in lines) if lines[0]["error"] is None else 0)

@@ -1,11 +1,11 @@
 """Who else is told of a batch: nobody, or Weights & Biases where its variables are set."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from service.batch.errors import BatchError
 from service.batch.manifest import Line, Manifest
@@ -24,12 +24,16 @@ class Overrides:
     """Below ``--out``, so that runs with different parameters keep apart."""
 
 
+Memory: TypeAlias = Callable[[], Awaitable[Mapping[str, float]]]
+"""Asks for the device's memory in GiB (used, total)."""
+
+
 class Tracker(Protocol):
     """Told of every row as soon as it is kept, and of the end."""
 
     overrides: Overrides
 
-    async def row(self, lines: Sequence[Line], folder: Path) -> None:
+    async def row(self, lines: Sequence[Line], folder: Path, memory: Memory) -> None:
         """The lines of a row were written."""
 
     async def finish(self, manifest: Manifest, pages: Sequence[Path]) -> None:
@@ -41,7 +45,7 @@ class NoTracker:
 
     overrides = Overrides()
 
-    async def row(self, lines: Sequence[Line], folder: Path) -> None:
+    async def row(self, lines: Sequence[Line], folder: Path, memory: Memory) -> None:
         """Nothing."""
 
     async def finish(self, manifest: Manifest, pages: Sequence[Path]) -> None:

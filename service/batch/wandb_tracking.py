@@ -18,7 +18,8 @@ from service.batch import sheet
 from service.batch.errors import BatchError
 from service.batch.manifest import WHOLE, Line, Manifest
 from service.batch.rows import FIELDS, OVERRIDES, canonical
-from service.batch.tracking import Overrides
+from service.batch.run import Interrupted
+from service.batch.tracking import Memory, Overrides
 
 _OWN: Final = ("input", "limit", "seed_from")
 """Keys of the config that are the batch's own: its INPUT, --limit and --seed."""
@@ -80,6 +81,11 @@ def wandb_run(options: Mapping[str, Any]) -> Iterator["WandbTracker"]:
     try:
         yield WandbTracker(run)
         code = 0
+    except Interrupted as error:
+        # A sweep or a queue that knows of preemption starts it again.
+        run.mark_preempting()
+        code = error.exit_code
+        raise
     finally:
         run.finish(exit_code=code)
 
@@ -93,11 +99,12 @@ class WandbTracker:
         self._rows = self._pictures = self._failed = 0
         self.overrides = overrides(dict(run.config), run.id)
 
-    async def row(self, lines: Sequence[Line], folder: Path) -> None:
-        """Log the pictures of a row with its caption, its seconds, and the pace since the start."""
-        await asyncio.to_thread(self._row, lines, folder)
+    async def row(self, lines: Sequence[Line], folder: Path, memory: Memory) -> None:
+        """Log the pictures of a row with its caption, its seconds, the pace since the start, and the memory."""
+        used = {f"gpu_memory_{name}_gib": gib for name, gib in (await memory()).items()}
+        await asyncio.to_thread(self._row, lines, folder, used)
 
-    def _row(self, lines: Sequence[Line], folder: Path) -> None:
+    def _row(self, lines: Sequence[Line], folder: Path, memory: Mapping[str, float]) -> None:
         now = time.monotonic()
         first = lines[0]
         seconds = float(first["seconds"].get("total", 0.0))
@@ -112,6 +119,7 @@ class WandbTracker:
             "failed": self._failed,
             "pictures": self._pictures,
             "pictures_per_minute": 60 * self._pictures / max(1e-9, now - self._began),
+            **memory,
         }
         if pictures:
             logged["picture"] = [

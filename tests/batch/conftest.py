@@ -38,12 +38,14 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "service", "batch", *map(str, arguments)]
 
 
-def batch(*arguments: object, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
+def batch(
+    *arguments: object, timeout: float = 240, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment(**(variables or {})),
         capture_output=True,
         text=True,
         timeout=timeout,

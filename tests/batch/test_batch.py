@@ -120,7 +120,13 @@ def test_two_shards_are_one_whole(everything: Path, tmp_path: Path, server: Live
     assert not (tmp_path / "parts/manifest.jsonl").exists(), "half of it is not the manifest"
     # The other one as a pod of an indexed Job.
     second = batch(
-        everything, "--out", tmp_path / "parts", "--shards", 2, *upstream, JOB_COMPLETION_INDEX="0"
+        everything,
+        "--out",
+        tmp_path / "parts",
+        "--shards",
+        2,
+        *upstream,
+        variables={"JOB_COMPLETION_INDEX": "0"},
     )
     assert second.returncode == 1, second.stderr
     assert unmeasured(tmp_path / "parts") == unmeasured(tmp_path / "whole")

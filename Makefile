@@ -36,6 +36,8 @@ test: $(VENV)/.dev  ## Run all tests
 	$(PY) -m pytest -n 2 --dist loadfile
 	@# One test of a name for each route: xdist would run the first alone.
 	$(PY) -m pytest tests/api/test_fuzz.py -k nothing_that_a_client_sends
+	@# The same conversation with a front, its pod behind a proxy that lets one request at a time through.
+	SD_TEST_THROUGH=front $(PY) -m pytest -n 2 --dist loadfile tests/api --deselect tests/api/test_fuzz.py
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff check .

@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.backends.remote import RemoteBackend
 from service.connections import guarded
 from service.context import Context
 from service.settings import Settings
@@ -94,11 +97,45 @@ class LiveServer:
         )
 
 
+THROUGH: Final = os.environ.get("SD_TEST_THROUGH", "")
+"""``front``: tests of the API meet a front, and their engine is in a pod behind a proxy behind it."""
+
+
+on_a_pod = pytest.mark.skipif(
+    THROUGH == "front", reason="a front answers this itself, without loading anything on a device"
+)
+
+
 @contextmanager
 def serve(
     engine: FakeEngine | None = None, *, wait_ready: bool = True, **settings: Any
 ) -> Iterator[LiveServer]:
     """Serve with ``engine`` (the real one with the shipped model where there is none) and ``settings``."""
+    if THROUGH != "front" or not wait_ready or "upstream" in settings:
+        with serve_here(engine, wait_ready=wait_ready, **settings) as live:
+            yield live
+        return
+    from tests.front.queue_proxy import QueueProxy
+
+    with (
+        serve_here(engine, pod_name="pod") as pod,
+        QueueProxy(lambda: [pod.port]) as proxy,
+        serve_here(
+            None, **{"upstream_concurrency": 1, "upstream": {"default": proxy.url}, **settings}
+        ) as front,
+    ):
+        backend = front.context.backend
+        assert isinstance(backend, RemoteBackend)
+        catalogue = pod.call(lambda: pod.context.backend.catalogue)
+        front.call(lambda: backend.know("default", catalogue))
+        yield front
+
+
+@contextmanager
+def serve_here(
+    engine: FakeEngine | None = None, *, wait_ready: bool = True, **settings: Any
+) -> Iterator[LiveServer]:
+    """The same, in any case without a front."""
     port = settings.pop("port", None) or free_port()
     values: dict[str, Any] = {"port": port, "log_level": "ERROR", "pod_name": "test-pod", **settings}
     made = Settings.read(**values)

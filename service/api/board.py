@@ -6,6 +6,7 @@ told to the others, and what they tell is answered here.
 
 import asyncio
 import base64
+from dataclasses import replace
 from typing import NamedTuple
 
 from service.api.lanes import Lanes
@@ -47,7 +48,7 @@ class Board:
     def close(self, task: Task) -> None:
         """``task`` has ended, as its outcome says."""
         if self._shared and task.phase is not Phase.ARRIVED:
-            self._store.finish(TaskRecord.of(task))
+            self._store.finish(replace(TaskRecord.of(task), phase=Phase.DONE))
         self._tasks.close(task)
 
     def _tell(self, task: Task, event: TaskEvent) -> None:

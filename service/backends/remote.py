@@ -199,7 +199,8 @@ class RemoteBackend:
                 self._note(failure, upstream, task, number)
                 if number == self._tries:
                     raise UpstreamError(
-                        f"{failure}. The job was sent {number} times; try again later.", retry_after=5
+                        f"{str(failure).rstrip('.')}. The job was sent {number} times; try again later.",
+                        retry_after=5,
                     ) from None
                 pause = max(delay, min(failure.retry_after, LONGEST_DELAY)) * random.uniform(0.5, 1.0)
                 await _unless_cancelled(task, pause)

@@ -7,6 +7,7 @@ import pytest
 from service.catalogue import samplers
 from tests.api.conftest import Api
 from tests.fakes import CHECKPOINT, OTHER
+from tests.live import on_a_pod
 
 A1111_SAMPLERS = [
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler",
@@ -137,6 +138,7 @@ def test_memory(api: Api) -> None:
     assert ram["free"] == ram["total"] - ram["used"]
 
 
+@on_a_pod
 def test_memory_of_a_device(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {"total": 1000, "used": 600, "allocated": 300, "reserved": 400}
     monkeypatch.setattr(api.engine, "device_memory", lambda: figures)
@@ -150,6 +152,7 @@ def test_memory_of_a_device(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda["events"] == {"retries": 0, "oom": 0}
 
 
+@on_a_pod
 @pytest.mark.parametrize(
     "path", ["refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings"]
 )
@@ -161,6 +164,7 @@ def test_refresh(api: Api, path: str, content: bytes) -> None:
     assert api.engine.refreshed == before + 1
 
 
+@on_a_pod
 @pytest.mark.parametrize("content", [b"", b'""'])  # text-generation-webui posts a JSON string
 def test_unload_and_reload(api: Api, content: bytes) -> None:
     assert api.post("/sdapi/v1/reload-checkpoint", content=content).json() == {}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.conftest import SMALL, opened
 from tests.fakes import CHECKPOINT, FakeEngine
-from tests.live import LiveServer, serve
+from tests.live import LiveServer, on_a_pod, serve
 
 IDLE_STATE = {
     "skipped": False, "interrupted": False, "stopping_generation": False, "job": "", "job_count": 0,
@@ -327,6 +327,7 @@ def test_skip_is_told_to_the_running_task_alone(gated: Gated) -> None:
     assert skips == {"first": 1, "second": 0}
 
 
+@on_a_pod
 def test_work_that_makes_no_image_runs_unseen(gated: Gated) -> None:
     gated.running(force_task_id="first")
     loading = Background(gated.live, "/sdapi/v1/reload-checkpoint")

@@ -16,7 +16,7 @@ from service.core.records import CheckpointInfo
 from service.state.sessions import Sessions, is_id, new_id
 from tests.api.conftest import SMALL, Api
 from tests.fakes import CHECKPOINT, OTHER, FakeEngine
-from tests.live import serve
+from tests.live import on_a_pod, serve
 
 OPTIONS = "/sdapi/v1/options"
 
@@ -129,6 +129,7 @@ def test_the_whole_object_can_be_posted_back(api: Api) -> None:
     assert not api.engine.loaded, "the checkpoint in use is not loaded again"
 
 
+@on_a_pod
 @pytest.mark.parametrize(
     "name",
     [OTHER.title, "dir/other.safetensors", "other.safetensors", "dir_other", OTHER.short_hash, OTHER.sha256,
@@ -144,6 +145,7 @@ def test_a_checkpoint_is_loaded_before_the_answer_and_stored_by_its_title(api: A
     assert (info["sd_model_name"], info["sd_model_hash"]) == (OTHER.name, OTHER.short_hash)
 
 
+@on_a_pod
 def test_a_title_that_gains_its_hash_by_loading_is_told_with_it(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +260,7 @@ def test_a_cookie_that_is_none_counts_as_absent(api: Api, sent: str) -> None:
     assert is_id(cookie_of(answer)[0].partition("=")[2].partition(";")[0])
 
 
+@on_a_pod
 def test_a_checkpoint_switch_waits_its_turn_and_other_options_do_not() -> None:
     gate = threading.Semaphore(0)
     engine = FakeEngine(gate=gate)

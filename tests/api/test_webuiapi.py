@@ -10,7 +10,7 @@ import webuiapi
 from PIL import Image
 
 from tests.fakes import CHECKPOINT, OTHER, FakeEngine
-from tests.live import LiveServer, serve
+from tests.live import LiveServer, on_a_pod, serve
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
@@ -102,6 +102,7 @@ def test_every_list(client: Any) -> None:
     client.refresh_checkpoints()
 
 
+@on_a_pod
 def test_options_and_switching_models(client: Any, served: tuple[LiveServer, FakeEngine]) -> None:
     assert client.util_get_model_names() == sorted([CHECKPOINT.title, OTHER.title])
     assert client.util_get_current_model() == CHECKPOINT.title

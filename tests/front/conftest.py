@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import FakeEngine
 from tests.front.queue_proxy import QueueProxy
-from tests.live import LiveServer, serve
+from tests.live import LiveServer, serve_here
 
 
 @dataclass
@@ -33,7 +33,7 @@ def fleet(engines: list[FakeEngine], **settings: Any) -> Iterator[Fleet]:
     """A front before pods with ``engines``."""
     with ExitStack() as stack:
         pods = [
-            stack.enter_context(serve(engine, pod_name=f"pod-{number}"))
+            stack.enter_context(serve_here(engine, pod_name=f"pod-{number}"))
             for number, engine in enumerate(engines)
         ]
         proxy = stack.enter_context(QueueProxy(lambda: [pod.port for pod in pods]))
@@ -43,7 +43,7 @@ def fleet(engines: list[FakeEngine], **settings: Any) -> Iterator[Fleet]:
             "pod_name": "front",
             **settings,
         }
-        front = stack.enter_context(serve(None, **values))
+        front = stack.enter_context(serve_here(None, **values))
         yield Fleet(front, proxy, pods, engines)
 
 

@@ -37,6 +37,7 @@ class QueueProxy:
         self._pods: dict[int, Pod] = {}
         self._freed: asyncio.Condition | None = None
         self.port = 0
+        self._next = 0
         self.requests: list[str] = []
         """The first line of every request that arrived."""
         self.most_in_flight = 0
@@ -92,7 +93,10 @@ class QueueProxy:
         assert self._freed is not None
         async with self._freed:
             while True:
-                for port in self._ports():
+                ports = self._ports()
+                self._next += 1
+                first = self._next % len(ports) if ports else 0
+                for port in (*ports[first:], *ports[:first]):
                     pod = self._pods.setdefault(port, Pod(port))
                     if not pod.permit.locked():
                         await pod.permit.acquire()

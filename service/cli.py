@@ -1,4 +1,4 @@
-"""The command line: serve, generate, batch, fetch, settings. Every option is also an ``SD_*`` variable.
+"""The command line: serve, generate, batch, fetch, plan, settings. Every option is also an ``SD_*`` variable.
 
 Heavy imports wait inside the commands: ``--help`` is instant, and ``serve`` listens before torch is imported.
 """
@@ -165,6 +165,54 @@ def fetch(
         )
     except FetchError as error:
         _fail(str(error), error.exit_code)
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(help="Diffusers folder, .safetensors file, or Hugging Face id in the local cache."),
+    ],
+    gib: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Memory to fit into; default: the slice that this machine tells."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "512x512",
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Images at once.")] = 1,
+    hires: Annotated[float | None, typer.Option(min=1, max=8, help="Scale of a second pass.")] = None,
+    upscaler: Annotated[
+        str | None, typer.Option(help="Upscaler between the passes (else a latent mode): its name or file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    dtype: Annotated[str, typer.Option(help="auto, float16, bfloat16 or float32.")] = "auto",
+    measures: Annotated[str, typer.Option(help="auto, none, or names of measures, by commas.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell what fits: memory by part and stage, without a GPU and without loading weights. Exit 1: it does not fit."""
+    settings = _settings(model=model, device=device, dtype=dtype)
+    from service.core.errors import ServiceError
+    from service.plan import report
+    from service.plan.command import plan_for
+
+    try:
+        made, allowed = plan_for(
+            settings, gib=gib, size=size, batch=batch, hires=hires, upscaler=upscaler, measures=measures
+        )
+    except ServiceError as error:
+        _fail(error.detail, 2)
+    except ValueError as error:
+        _fail(f"{error}.", 2)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report.as_json(made, allowed), indent=2))
+    else:
+        from rich.console import Console
+
+        from service.plan.tables import show
+
+        show(made, allowed, Console(highlight=False))
+    raise typer.Exit(0 if made.fits else 1)
 
 
 @app.command()

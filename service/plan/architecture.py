@@ -1,0 +1,135 @@
+"""What a checkpoint is made of, from headers and configurations: no tensor is read."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from service.catalogue.weights import INDEX, TensorEntry, read_header
+from service.core.errors import ModelLoadError
+
+TEXT: Final = ("text_encoder", "text_encoder_2")
+
+_WHOLE: Final = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+_ITEMSIZE: Final = {"I64": 8, "I32": 4, "I16": 2}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """One network: its configuration, and its numbers by what may become of them.
+
+    ``numbers`` are floating, of which ``castable`` may be stored in 8 bits (weights and biases of convolutions and
+    linear layers); ``other`` bytes are integers, which stay as they are. ``tensors`` counts all.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    numbers: int
+    castable: int
+    other: int = 0
+    tensors: int = 0
+    largest: int = 0
+    """Numbers of the largest tensor."""
+
+    def size(self, itemsize: int, *, fp8: bool = False) -> int:
+        """Bytes of the weights at ``itemsize`` bytes a number."""
+        small = self.castable if fp8 else 0
+        return (self.numbers - small) * itemsize + small + self.other
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Architecture:
+    """A checkpoint's networks by diffusers' names, and what its family needs."""
+
+    title: str
+    parts: Mapping[str, Part]
+
+    @property
+    def is_sdxl(self) -> bool:
+        """True for SDXL and its refiner."""
+        return "text_encoder_2" in self.parts
+
+    @property
+    def vae_overflows(self) -> bool:
+        """True if the VAE may overflow at half precision, so that it decodes in single: SDXL's, unless it says no."""
+        vae = self.parts["vae"].config
+        return (
+            self.is_sdxl and bool(vae.get("force_upcast", True)) and "decoder_block_out_channels" not in vae
+        )
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the images that it was trained on."""
+        from service.plan.networks.autoencoder import latent_factor
+
+        size = self.parts["unet"].config.get("sample_size") or 64
+        return int(size if isinstance(size, int) else max(size)) * latent_factor(self.parts["vae"].config)
+
+    def size(self, names: Iterable[str], itemsize: int, *, fp8: bool = False) -> int:
+        """Bytes of the weights of some parts; only the UNet's are ever stored in 8 bits."""
+        return sum(
+            self.parts[name].size(itemsize, fp8=fp8 and name == "unet")
+            for name in names
+            if name in self.parts
+        )
+
+
+def read_architecture(path: Path, title: str = "") -> Architecture:
+    """The networks of the checkpoint at ``path``: a diffusers folder or one file. Raises :class:`ModelLoadError`."""
+    parts = _folder(path) if path.is_dir() else _file(path)
+    return Architecture(title or path.name, parts)
+
+
+def _folder(folder: Path) -> dict[str, Part]:
+    from service.engine.weights.loading import PARTS, read_json, weights_of
+
+    index = read_json(folder / INDEX)
+    found: dict[str, Part] = {}
+    for name in PARTS:
+        value = index.get(name)
+        if not isinstance(value, list) or len(value) != 2 or value[1] is None:
+            continue
+        entries: dict[str, TensorEntry] = {}
+        for file in weights_of(folder / name):
+            entries |= read_header(file)[0]
+        found[name] = part_of(name, read_json(folder / name / "config.json"), entries)
+    if "unet" not in found or "vae" not in found:
+        raise ModelLoadError(f"{folder} has no UNet or no VAE: it is no checkpoint of Stable Diffusion.")
+    return found
+
+
+def _file(path: Path) -> dict[str, Part]:
+    from service.engine.weights.single_file import UNET, VAE, configuration, identify
+
+    entries, _ = read_header(path)
+    layout = identify(path, entries)
+    configurations = configuration(layout.family)
+    configurations["unet"]["in_channels"] = layout.in_channels
+    prefixes = {"unet": UNET, "vae": VAE} | {name: prefix for name, (prefix, _) in layout.encoders.items()}
+    return {
+        name: part_of(
+            name,
+            configurations[name],
+            {key: entry for key, entry in entries.items() if key.startswith(prefix)},
+        )
+        for name, prefix in prefixes.items()
+    }
+
+
+def part_of(name: str, config: Mapping[str, Any], entries: Mapping[str, TensorEntry]) -> Part:
+    """The sums over a part's tensors."""
+    floating = {key: prod(entry.shape) for key, entry in entries.items() if entry.dtype not in _WHOLE}
+    other = sum(
+        prod(entry.shape) * _ITEMSIZE.get(entry.dtype, 1)
+        for entry in entries.values()
+        if entry.dtype in _WHOLE
+    )
+    castable = sum(
+        count
+        for key, count in floating.items()
+        if len(entries[key].shape) in (2, 4) and "embed" not in key and "norm" not in key
+    )
+    return Part(
+        name, config, sum(floating.values()), castable, other, len(entries), max(floating.values(), default=0)
+    )

@@ -1,0 +1,101 @@
+"""``python -m service plan``: from what the command line says to a plan."""
+
+from pathlib import Path
+
+from service.catalogue.weights import SUFFIX
+from service.core.errors import ModelLoadError
+from service.plan import platform
+from service.plan.architecture import read_architecture
+from service.plan.measures import AUTO, NONE, Measures, parse
+from service.plan.planner import Plan, choose_plan
+from service.plan.platform import GIB, Platform
+from service.plan.work import Work
+from service.settings import Settings
+
+_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def plan_for(
+    settings: Settings,
+    *,
+    gib: float | None,
+    size: str,
+    batch: int,
+    hires: float | None,
+    upscaler: str | None,
+    measures: str,
+) -> tuple[Plan, Measures]:
+    """The plan, and the measures that were allowed. Raises :class:`ModelLoadError`, and ValueError for bad options."""
+    width, height = sides(size)
+    allowed, on = (AUTO, NONE) if measures == "auto" else (parse("" if measures == "none" else measures),) * 2
+    work = Work(
+        width, height, batch,
+        hires=None if hires is None else (int(width * hires) // 8 * 8, int(height * hires) // 8 * 8),
+        hires_in_pixels=upscaler is not None,
+        upscaler=None if upscaler is None else _upscaler(settings, upscaler),
+    )  # fmt: skip
+    where = _platform(settings, gib)
+    kind = "float16" if where.is_cuda else "float32"
+    itemsize = _ITEMSIZE[settings.dtype if settings.dtype != "auto" else kind]
+    path = find(settings.model, settings.model_revision)
+    architecture = read_architecture(path, settings.model if path.name != Path(settings.model).name else "")
+    return choose_plan(architecture, work, where, itemsize, allowed, on), allowed
+
+
+def sides(text: str) -> tuple[int, int]:
+    """ "512x768" as (512, 768). Raises ValueError."""
+    width, cross, height = text.lower().replace("×", "x").partition("x")
+    if (
+        not cross
+        or not (width.isdigit() and height.isdigit())
+        or not (0 < int(width) <= 8192 and 0 < int(height) <= 8192)
+    ):
+        raise ValueError(f"--size is {text!r}: write width x height in pixels, such as 512x768")
+    return int(width), int(height)
+
+
+def find(model: str, revision: str | None) -> Path:
+    """The checkpoint here: a folder, a file, or a Hugging Face id in the local cache; nothing is fetched."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if path.suffix != SUFFIX and model.count("/") == 1:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(model, revision=revision, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError, ValueError):
+            raise ModelLoadError(
+                f"{model} is neither here nor in the local cache of Hugging Face: `python -m service fetch {model}` "
+                "brings it."
+            ) from None
+    raise ModelLoadError(f"There is no file or folder {model}: check the path.")
+
+
+def _platform(settings: Settings, gib: float | None) -> Platform:
+    channels_last = settings.channels_last
+    if settings.device == "cpu":
+        limit, source = platform.main_memory_limit()
+        if gib is not None:
+            limit, source = int(gib * GIB), "--gib"
+        return platform.cpu(limit, source, channels_last=channels_last)
+    if gib is not None:
+        limit, source = gib, "--gib"
+    elif settings.gpu_memory_gib is not None:
+        limit, source = settings.gpu_memory_gib, "SD_GPU_MEMORY_GIB"
+    else:
+        limit, source = platform.slice_of() or (0.0, "no limit given")
+    return platform.cuda(int(limit * GIB), source, channels_last=channels_last)
+
+
+def _upscaler(settings: Settings, name: str):  # type: ignore[no-untyped-def]
+    from service.catalogue.weights import read_header
+    from service.plan.networks.upscaler import Upscaler
+
+    path = Path(name)
+    if not path.is_file() and settings.models_dir is not None:
+        path = settings.models_dir / "upscalers" / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
+    if not path.is_file():
+        return Upscaler()
+    return Upscaler.of_shapes({key: entry.shape for key, entry in read_header(path)[0].items()})

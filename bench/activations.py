@@ -31,11 +31,11 @@ def counted(run: Run) -> int:
     return peak
 
 
-class _Lifetimes(TorchDispatchMode):
+class _Lifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operators make, until their last tensor goes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = 0
         self._known: dict[int, Any] = {}
         self._given: dict[int, torch.Tensor] = {}
@@ -81,7 +81,7 @@ def traced(make: Callable[[], Callable[[], Any]]) -> int:
         with _Lifetimes() as seen:
             result = run()
         del result
-    return seen.peak
+    return int(seen.peak)
 
 
 def dressed(module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool = True) -> torch.nn.Module:

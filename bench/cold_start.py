@@ -147,9 +147,9 @@ def large_checkpoint() -> Path:
     import torch
     from safetensors.torch import save_file
 
+    from service.catalogue.layouts import configuration
     from service.engine.weights import loading
     from service.engine.weights.clip_vocabulary import clip_tokenizer
-    from service.engine.weights.single_file import configuration
 
     config = configuration("sd1")
     # The numbers do not matter, but that images come out of them: small weights, neutral norms.

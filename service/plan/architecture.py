@@ -6,8 +6,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from service.catalogue.layouts import PARTS, UNET, VAE, configuration, identify, read_json, weights_of
 from service.catalogue.weights import INDEX, TensorEntry, read_header
 from service.core.errors import ModelLoadError
+from service.plan.networks.autoencoder import latent_factor
 
 TEXT: Final = ("text_encoder", "text_encoder_2")
 
@@ -61,8 +63,6 @@ class Architecture:
     @property
     def native_size(self) -> int:
         """Side in pixels of the images that it was trained on."""
-        from service.plan.networks.autoencoder import latent_factor
-
         size = self.parts["unet"].config.get("sample_size") or 64
         return int(size if isinstance(size, int) else max(size)) * latent_factor(self.parts["vae"].config)
 
@@ -82,8 +82,6 @@ def read_architecture(path: Path, title: str = "") -> Architecture:
 
 
 def _folder(folder: Path) -> dict[str, Part]:
-    from service.engine.weights.loading import PARTS, read_json, weights_of
-
     index = read_json(folder / INDEX)
     found: dict[str, Part] = {}
     for name in PARTS:
@@ -100,8 +98,6 @@ def _folder(folder: Path) -> dict[str, Part]:
 
 
 def _file(path: Path) -> dict[str, Part]:
-    from service.engine.weights.single_file import UNET, VAE, configuration, identify
-
     entries, _ = read_header(path)
     layout = identify(path, entries)
     configurations = configuration(layout.family)

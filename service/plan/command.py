@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from service.catalogue.weights import SUFFIX
+from service.catalogue.weights import SUFFIX, read_header
 from service.core.errors import ModelLoadError
 from service.plan import platform
 from service.plan.architecture import read_architecture
 from service.plan.measures import AUTO, NONE, Measures, parse
+from service.plan.networks.upscaler import Upscaler
 from service.plan.planner import Plan, choose_plan
 from service.plan.platform import GIB, Platform
 from service.plan.work import Work
@@ -76,23 +77,19 @@ def find(model: str, revision: str | None) -> Path:
 def _platform(settings: Settings, gib: float | None) -> Platform:
     channels_last = settings.channels_last
     if settings.device == "cpu":
-        limit, source = platform.main_memory_limit()
         if gib is not None:
-            limit, source = int(gib * GIB), "--gib"
-        return platform.cpu(limit, source, channels_last=channels_last)
+            return platform.cpu(int(gib * GIB), "--gib", channels_last=channels_last)
+        return platform.cpu(*platform.main_memory_limit(), channels_last=channels_last)
     if gib is not None:
-        limit, source = gib, "--gib"
+        amount, source = gib, "--gib"
     elif settings.gpu_memory_gib is not None:
-        limit, source = settings.gpu_memory_gib, "SD_GPU_MEMORY_GIB"
+        amount, source = settings.gpu_memory_gib, "SD_GPU_MEMORY_GIB"
     else:
-        limit, source = platform.slice_of() or (0.0, "no limit given")
-    return platform.cuda(int(limit * GIB), source, channels_last=channels_last)
+        amount, source = platform.slice_of() or (0.0, "no limit given")
+    return platform.cuda(int(amount * GIB), source, channels_last=channels_last)
 
 
-def _upscaler(settings: Settings, name: str):  # type: ignore[no-untyped-def]
-    from service.catalogue.weights import read_header
-    from service.plan.networks.upscaler import Upscaler
-
+def _upscaler(settings: Settings, name: str) -> Upscaler:
     path = Path(name)
     if not path.is_file() and settings.models_dir is not None:
         path = settings.models_dir / "upscalers" / f"{name.removesuffix(SUFFIX)}{SUFFIX}"

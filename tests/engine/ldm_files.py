@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from service.catalogue.layouts import UNET, VAE, Layout, configuration, identify
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
 from service.engine.families.stable_diffusion import StableDiffusion
 from service.engine.weights import ldm, loading
-from service.engine.weights.single_file import UNET, VAE, Layout, configuration, identify, load
+from service.engine.weights.single_file import load
 
 CPU = Device(torch.device("cpu"), torch.float32, 0)
 INFO = CheckpointInfo("tiny.safetensors [0123456789]", "tiny", "tiny.safetensors", "0123456789" + "0" * 54)

@@ -12,13 +12,13 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from service.catalogue import layouts
 from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
 from service.core.events import Progress
 from service.core.generation import GenerationRequest, GenerationResult, HiresFix
 from service.engine.engine import DiffusersEngine
 from service.engine.esrgan import RRDBNet
-from service.engine.weights import single_file
 from service.settings import DEMO_MODEL, Settings
 from tests.engine.ldm_files import header_only
 
@@ -244,11 +244,9 @@ def test_vae_files_are_read_in_both_layouts(tmp_path: Path, monkeypatch: pytest.
     other = networks(tiny("sd1"), seed=2)
     folder = tmp_path / "vae"
     folder.mkdir()
-    named = {
-        n: t for n, t in ldm_tensors(other, single_file.Layout("sd1", 4, {})).items() if "first_stage" in n
-    }
+    named = {n: t for n, t in ldm_tensors(other, layouts.Layout("sd1", 4, {})).items() if "first_stage" in n}
     save_file(named, folder / "whole.safetensors")
-    bare = {name.removeprefix(single_file.VAE): tensor for name, tensor in named.items()}
+    bare = {name.removeprefix(layouts.VAE): tensor for name, tensor in named.items()}
     save_file(bare | {"loss.logvar": torch.ones(1)}, folder / "bare.vae.safetensors")
     save_file(dict(other["vae"].state_dict()), folder / "diffusers.safetensors")
     shelf = vae_files.VaeShelf(folder)
@@ -369,8 +367,8 @@ def test_refresh_finds_new_files_and_drops_changed_ones(engine: DiffusersEngine,
 def test_too_large_a_checkpoint_is_refused_before_it_is_read(engine: DiffusersEngine, folder: Path) -> None:
     path = folder / "checkpoints/huge.safetensors"
     huge = (2**20, 4, 2**10, 2**8)
-    names = {f"{single_file.VAE}x": (1,), "cond_stage_model.transformer.x": (1,)}
-    header_only(path, {f"{single_file.UNET}input_blocks.0.0.weight": huge, **names})
+    names = {f"{layouts.VAE}x": (1,), "cond_stage_model.transformer.x": (1,)}
+    header_only(path, {f"{layouts.UNET}input_blocks.0.0.weight": huge, **names})
     try:
         engine.refresh()
         with pytest.raises(

@@ -9,12 +9,13 @@ from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from service.catalogue.layouts import UNET, VAE, configuration, identify
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError
 from service.engine.families.stable_diffusion import Refiner, StableDiffusion, StableDiffusionXL
 from service.engine.weights import ldm, single_file
 from service.engine.weights.clip_vocabulary import clip_tokenizer
-from service.engine.weights.single_file import UNET, VAE, configuration, identify, stated_prediction
+from service.engine.weights.single_file import stated_prediction
 from tests.engine.ldm_files import (
     CPU,
     INFO,

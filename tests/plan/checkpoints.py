@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from service.catalogue.layouts import configuration
 from service.engine.weights import loading
-from service.engine.weights.single_file import configuration
 
 CLASSES = {
     "unet": "UNet2DConditionModel",

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench.activations import counted, dressed, traced
+from service.catalogue.layouts import configuration
 from service.engine.weights import loading
-from service.engine.weights.single_file import configuration
 from service.plan.networks.autoencoder import decode_peak, encode_peak, latent_factor
 from service.plan.networks.text import text_peak
 from service.plan.networks.unet import unet_peak

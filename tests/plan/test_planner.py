@@ -32,11 +32,11 @@ def test_weights_are_counted_from_headers(architectures: dict[str, Architecture]
 
 
 def test_the_slice_of_the_report(architectures: dict[str, Architecture]) -> None:
-    """SD 1.5, half precision, 5.5 GiB: 512×512 with hires to 768 fits, 1024×1024 × 4 is told what to do."""
+    """SD 1.5, half precision, 5.5 GiB: 512×512 with hires to 768 fits, a batch too large is told what to do."""
     served = choose_plan(architectures["sd1"], Work(512, 512, hires=(768, 768)), SLICE, 2, AUTO)
     assert served.fits
     assert served.measures == NONE
-    refused = choose_plan(architectures["sd1"], Work(1024, 1024, 4), SLICE, 2, NONE)
+    refused = choose_plan(architectures["sd1"], Work(1024, 1024, 8), SLICE, 2, NONE)
     assert not refused.fits
     assert "batch_size" in cure(refused, NONE)
     sizes = largest(refused, NONE)

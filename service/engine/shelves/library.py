@@ -12,6 +12,7 @@ import structlog
 
 from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
 from service.catalogue.files import left_out, look_again
+from service.catalogue.layouts import PARTS, PREFIXES, identify, weights_of
 from service.catalogue.weights import read_header, weight_files
 from service.core.errors import ModelLoadError
 from service.core.generation import GenerationRequest
@@ -24,8 +25,6 @@ from service.engine.shelves.loras import LoraShelf
 from service.engine.shelves.request import RequestModels, Upscale
 from service.engine.shelves.upscalers import UpscalerShelf
 from service.engine.shelves.vaes import VaeShelf
-from service.engine.weights import loading
-from service.engine.weights.single_file import PREFIXES, identify
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -108,8 +107,8 @@ class Library:
     def _weight_bytes(self, path: Path) -> int:
         if path.is_file():
             return memory.weight_bytes([path], self._device.dtype, lambda name: name.startswith(PREFIXES))
-        parts = [path / part for part in loading.PARTS if (path / part).is_dir()]
-        files = [file for part in parts for file in loading.weights_of(part)]
+        parts = [path / part for part in PARTS if (path / part).is_dir()]
+        files = [file for part in parts for file in weights_of(part)]
         return memory.weight_bytes(files, self._device.dtype)
 
     def _make_room(self, needed: int) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from service.catalogue.checkpoints import sha256_of
 from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_files_in
+from service.catalogue.layouts import VAE, configuration, read_json
 from service.catalogue.weights import SUFFIX, TensorEntry, read_header
 from service.core.errors import BadRequest, ModelLoadError, UnknownName
 from service.core.records import VaeInfo
 from service.engine.device import Device
 from service.engine.families.model import Model
 from service.engine.weights import ldm, loading
-from service.engine.weights.single_file import VAE, configuration
 from service.engine.weights.tensors import fill, read_tensors
 
 OWN: Final = ("", "none", "automatic", "auto", "default")
@@ -122,7 +122,7 @@ def _bytes_of(module: nn.Module) -> int:
 
 
 def _load_folder(folder: Path, device: Device) -> nn.Module:
-    config = loading.read_json(folder / _CONFIG)
+    config = read_json(folder / _CONFIG)
     vae = loading.build("vae", str(config.get("_class_name", "AutoencoderKL")), config)
     fill(vae, loading.tensors_of(folder, device), f"VAE in {folder.name}")
     return vae

@@ -4,7 +4,6 @@ The networks are built without memory for their parameters and filled tensor by 
 loading takes hardly more memory than what stays. Whatever is wrong with a checkpoint ends in one sentence.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +11,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle
+from service.catalogue.layouts import PARTS, PIPELINES, read_json, weights_of
+from service.catalogue.weights import INDEX
 from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, EncodingCache
@@ -39,8 +39,6 @@ _TRANSFORMERS: Final[dict[str, Any]] = {
     "CLIPTextModel": CLIPTextModel,
     "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
 }
-PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
-PIPELINES: Final = "Stable Diffusion 1.x, 2.x or XL"
 
 
 def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> StableDiffusion:
@@ -153,33 +151,3 @@ def tensors_of(folder: Path, device: Device) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one part of a checkpoint, on the device and in its precision."""
     for file in weights_of(folder):
         yield from read_tensors(file, device.dtype, device.torch_device, memory_format=device.memory_format)
-
-
-def weights_of(folder: Path) -> list[Path]:
-    """The safetensors files of one part: all shards, or the one file, the plain name before a variant's."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    shards = [file for file in files if "-of-" in file.name]
-    plain = [file for file in files if file.name.count(".") == 1 and file not in shards]
-    if shards and not plain:
-        return shards
-    if plain or files:
-        return [(plain or files)[0]]
-    pickles = [file for file in sorted(folder.glob("*")) if file.suffix in PICKLES]
-    if pickles:
-        refuse_pickle(pickles[0])
-    raise ModelLoadError(f"{folder} has no {SUFFIX} file: the checkpoint is incomplete, fetch it again.")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint's folder. Raises :class:`ModelLoadError`."""
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise ModelLoadError(
-            f"{path} cannot be read ({error.strerror}): the checkpoint is incomplete."
-        ) from None
-    except ValueError:
-        raise ModelLoadError(f"{path} is not JSON: fetch the checkpoint again.") from None
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{path} is not a JSON object: fetch the checkpoint again.")
-    return value

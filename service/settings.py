@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.plan.measures import parse
+from service.plan.work import sides
+
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The folder of the checkpoint that ships with the project."""
 
@@ -72,10 +75,32 @@ class Settings(BaseSettings):
         gt=0,
         description="GPU memory this process may use (GiB). Default: what the cGPU or MIG slice or the card offers.",
     )
-    model_memory_gib: float = Field(
-        8.0,
+    model_memory_gib: float | None = Field(
+        None,
         gt=0,
-        description="Checkpoints kept loaded at once, in GiB; the least recently used leaves first.",
+        description="Checkpoints kept loaded at once, in GiB; the least recently used leaves first. Default: as many "
+        "as the memory plan leaves room for.",
+    )
+    measures: str = Field(
+        "auto",
+        description="Measures against too little memory: `auto` (the cheapest that make an image fit, chosen at load "
+        "and for each request), `none` (what does not fit is 507), or names that are always on, separated by commas; "
+        "see docs/memory.md.",
+    )
+    plan_size: str = Field(
+        "",
+        description="Size (`512x768`) that the memory plan at load makes room for; default: the checkpoint's own.",
+    )
+    idle_sleep: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after the last image at which the weights leave the GPU for main memory; 0: never. The "
+        "next request brings them back.",
+    )
+    idle_unload: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after the last image at which the weights leave memory altogether; 0: never.",
     )
     warmup_steps: int = Field(
         2, ge=1, le=150, description="Sampler steps of the warm-up image that precedes readiness."
@@ -249,6 +274,25 @@ class Settings(BaseSettings):
                 )
             named[name] = address
         return named
+
+    @field_validator("measures")
+    @classmethod
+    def _known_measures(cls, value: str) -> str:
+        if value not in ("auto", "none"):
+            parse(value)
+        return value
+
+    @field_validator("plan_size")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        if value:
+            sides(value)
+        return value
+
+    @property
+    def plan_sides(self) -> tuple[int, int] | None:
+        """(width, height) in pixels of ``plan_size``, None for the checkpoint's own."""
+        return sides(self.plan_size) if self.plan_size else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -11,6 +11,7 @@ from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError
 from service.engine.device import GIB, Device
 from service.engine.weights.tensors import dtype_for
+from service.plan.platform import control_groups
 
 _SPARE: Final = 256 * 1024**2
 """Left for what is not weights: activations of the smallest image, buffers, the interpreter."""
@@ -60,11 +61,14 @@ def _machine(root: Path) -> int | None:
 
 
 def _control_group(root: Path) -> int | None:
-    """What is left of the limit of a container (cgroup v2, else v1); cached file pages count as free."""
-    for folder, limit_name, usage_name, cached in (
-        (root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):  # fmt: skip
+    """What is left of the tightest limit around this process (cgroup v2 or v1).
+
+    Pages of files count as free, but for those that are mapped: the libraries' code is read again and again.
+    """
+    found: list[int] = []
+    for folder, limit_name in control_groups(root):
+        old = limit_name == "memory.limit_in_bytes"
+        usage_name, prefix = ("memory.usage_in_bytes", "total_") if old else ("memory.current", "")
         try:
             limit = int((folder / limit_name).read_text())
             usage = int((folder / usage_name).read_text())
@@ -72,8 +76,10 @@ def _control_group(root: Path) -> int | None:
             stat = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
         except (OSError, ValueError):  # no such group, or no limit ("max")
             continue
-        return max(0, limit - usage + stat.get(cached, 0))
-    return None
+        mapped = stat.get("total_mapped_file" if old else "file_mapped", 0)
+        files = stat.get(f"{prefix}inactive_file", 0) + max(0, stat.get(f"{prefix}active_file", 0) - mapped)
+        found.append(max(0, limit - usage + files))
+    return min(found, default=None)
 
 
 def has_room(needed: int, device: Device) -> bool:

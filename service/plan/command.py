@@ -10,7 +10,7 @@ from service.plan.measures import AUTO, NONE, Measures, parse
 from service.plan.networks.upscaler import Upscaler
 from service.plan.planner import Plan, choose_plan
 from service.plan.platform import GIB, Platform
-from service.plan.work import Work
+from service.plan.work import Work, sides
 from service.settings import Settings
 
 _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -41,18 +41,6 @@ def plan_for(
     path = find(settings.model, settings.model_revision)
     architecture = read_architecture(path, settings.model if path.name != Path(settings.model).name else "")
     return choose_plan(architecture, work, where, itemsize, allowed, on), allowed
-
-
-def sides(text: str) -> tuple[int, int]:
-    """ "512x768" as (512, 768). Raises ValueError."""
-    width, cross, height = text.lower().replace("×", "x").partition("x")
-    if (
-        not cross
-        or not (width.isdigit() and height.isdigit())
-        or not (0 < int(width) <= 8192 and 0 < int(height) <= 8192)
-    ):
-        raise ValueError(f"--size is {text!r}: write width x height in pixels, such as 512x768")
-    return int(width), int(height)
 
 
 def find(model: str, revision: str | None) -> Path:

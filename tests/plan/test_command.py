@@ -38,7 +38,7 @@ def test_table(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--size", "huge"], "--size"),
+        (["--size", "huge"], "the size is 'huge'"),
         (["--measures", "magic"], "there is no measure 'magic'"),
         (["--gib", "-1"], "--gib"),
     ],

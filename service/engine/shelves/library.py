@@ -113,7 +113,7 @@ class Library:
 
     def _make_room(self, needed: int) -> None:
         """Let checkpoints go until ``needed`` bytes fit into the budget and onto the device, as far as that goes."""
-        budget = int(self._settings.model_memory_gib * GIB)
+        budget = int((self._settings.model_memory_gib or 8) * GIB)
         while idle := [key for key in self._loaded if key not in self._in_use]:
             resident = sum(model.resident_bytes for model, _ in self._loaded.values())
             if resident + needed <= budget and memory.has_room(needed, self._device):

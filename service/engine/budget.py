@@ -1,0 +1,259 @@
+"""The plan in a running service: what there is here, what a request would take, and what was measured.
+
+:meth:`Budget.check` answers from headers and numbers alone: what cannot fit is refused before it waits for the device,
+let alone touches it.
+"""
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+import torch
+
+from service.core.errors import OutOfMemory
+from service.core.generation import GenerationRequest
+from service.engine import memory
+from service.engine.device import Device
+from service.plan import platform as platforms
+from service.plan.architecture import Architecture, read_architecture
+from service.plan.measures import AUTO, NATURE, NONE, Measure, Measures, available, in_order, parse
+from service.plan.planner import Plan, choose_plan
+from service.plan.platform import GIB, MIB, Platform
+from service.plan.report import cure, line
+from service.plan.work import Work, work_of
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+SPARE: Final = 48 * MIB
+"""Main memory left for what is not the image: requests on their way in, threads, page tables."""
+
+_GROWTH: Final = 64 * MIB
+"""What malloc may keep of freed memory before it is asked to give it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Bytes at most for the latest request: planned, and measured; 0 where it could not be."""
+
+    planned: int = 0
+    measured: int = 0
+    stage: str = ""
+
+
+class Budget:
+    """What fits, for one engine. Written in the engine's thread; :meth:`check` may be called from any."""
+
+    def __init__(self, device: Device, settings: Settings) -> None:
+        self._device = device
+        self._settings = settings
+        self._itemsize = device.dtype.itemsize
+        self._architectures: dict[str, Architecture] = {}
+        self._platform = self._first_look()
+        self._trimmed = 0
+        self.allowed, self.forced = _measures(settings.measures, device)
+        self.always: Measures = self.forced & _at_load()
+        """Measures that are in force from load on."""
+        self.peaks = Peaks()
+        self.highest = Peaks()
+        """The request that took most."""
+        self.plan: Plan | None = None
+        """The plan at load: one image of the default checkpoint's own size."""
+
+    # --- what there is -------------------------------------------------------------------------------
+
+    @property
+    def platform(self) -> Platform:
+        """The device, with what is taken and what may be."""
+        return self._platform
+
+    def _first_look(self) -> Platform:
+        device, layout = self._device, self._device.channels_last
+        if not device.is_cuda:
+            return platforms.cpu(*platforms.main_memory_limit(), channels_last=layout)
+        source = "SD_GPU_MEMORY_GIB" if self._settings.gpu_memory_gib is not None else "device"
+        if self._settings.gpu_memory_gib is None and (shared := platforms.slice_of()) is not None:
+            source = shared[1]
+        return platforms.cuda(device.memory_limit, source, channels_last=layout)
+
+    def settle(self, resident: int) -> None:
+        """Look again while nothing runs and weights take up ``resident`` bytes."""
+        if self._device.is_cuda:
+            self._settle_cuda()
+            return
+        used = process_memory()
+        if used > self._trimmed + _GROWTH:
+            _give_back()
+            used = self._trimmed = process_memory()
+        free = memory.free_main_memory()
+        if not used or free is None:
+            return
+        source = platforms.main_memory_limit()[1]
+        self._platform = replace(
+            self._platform, base=max(0, used - resident), limit=used + max(0, free - SPARE), source=source
+        )
+
+    def _settle_cuda(self) -> None:
+        # Where others share the card without walls, what the driver calls used is not ours alone.
+        if self._settings.gpu_memory_gib is not None:
+            return
+        numbers = self._device.memory()
+        beside = numbers.get("used", 0) - numbers.get("reserved", 0)
+        if 64 * MIB < beside < 2 * GIB:
+            self._platform = replace(self._platform, base=beside)
+
+    # --- what is asked -------------------------------------------------------------------------------
+
+    def knows(self, path: str) -> bool:
+        """True if the headers of that checkpoint have been read."""
+        return path in self._architectures
+
+    def architecture(self, path: str, title: str = "") -> Architecture:
+        """The networks of a checkpoint; read once. Raises :class:`ModelLoadError`."""
+        if path not in self._architectures:
+            self._architectures[path] = read_architecture(Path(path), title)
+        return self._architectures[path]
+
+    def forget(self) -> None:
+        """Files may have changed."""
+        self._architectures = {}
+
+    def at_load(self, path: str, title: str) -> Plan:
+        """Plan for one image of the checkpoint's own size, choose what is in force from now on, and say so."""
+        architecture = self.architecture(path, title)
+        side = min(architecture.native_size, self._settings.max_side) // 8 * 8
+        width, height = self._settings.plan_sides or (side, side)
+        plan = choose_plan(
+            architecture, Work(width, height), self._platform, self._itemsize, self.allowed, self.forced
+        )
+        self.always = (plan.measures if plan.fits else self.forced) & _at_load()
+        self.plan = plan
+        log.info(
+            "memory plan", model=title, plan=line(plan), measures=[str(m) for m in in_order(plan.measures)]
+        )
+        if Measure.FP8_WEIGHTS in self.always and Measure.FP8_WEIGHTS not in self.forced:
+            log.warning(
+                "weights are stored in 8 bits so that images fit: pictures differ a little from those at full precision"
+            )
+        return plan
+
+    def check(self, request: GenerationRequest, paths: list[str], beside: int = 0) -> Plan:
+        """The plan for ``request`` on the checkpoints at ``paths`` (its own first). Raises :class:`OutOfMemory`.
+
+        ``beside``: bytes of other weights that it needs on the device, such as another VAE.
+        """
+        own = self.architecture(paths[0])
+        kept = beside + sum(
+            self.architecture(path).size(self.architecture(path).parts, self._itemsize)
+            for path in dict.fromkeys(paths[1:])
+            if path != paths[0]
+        )
+        work = work_of(request)
+        if not self._device.is_cuda and "<lora:" in request.prompt:
+            work = replace(work, networks=own.parts["unet"].castable * self._itemsize)
+        on = self.always | self.forced
+        allowed = frozenset(m for m in self.allowed if NATURE[m].per_request)
+        plan = choose_plan(own, work, self._platform, self._itemsize, allowed, on, kept)
+        if plan.fits:
+            return plan
+        where = "GPU memory" if self._device.is_cuda else "memory"
+        raise OutOfMemory(
+            f"An image of {work} needs {plan.peak / GIB:.2f} GiB of {where} at its peak ({plan.stage.name}), and "
+            f"{self._platform.limit / GIB:.2f} GiB are there: {cure(plan, allowed)}."
+        )
+
+    def check_upscale(self, width: int, height: int, images: int) -> None:
+        """Raise :class:`OutOfMemory` where enlarged pictures would not fit into main memory."""
+        if self._device.is_cuda:
+            return
+        needed = self._platform.base + images * 36 * width * height + 600 * MIB
+        resident = self._platform.limit - self._platform.base
+        if (
+            self._platform.limit
+            and needed > self._platform.limit
+            and 36 * width * height * images > resident // 4
+        ):
+            raise OutOfMemory(
+                f"Pictures of {width}×{height} need {needed / GIB:.2f} GiB of memory, and "
+                f"{self._platform.limit / GIB:.2f} GiB are there: ask for a smaller size, or for fewer at once."
+            )
+
+    # --- what it was ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def measured(self, plan: Plan) -> Iterator[None]:
+        """Measure the peak of what runs meanwhile, and keep it beside the plan's."""
+        self._reset_peak()
+        try:
+            yield
+        finally:
+            self.peaks = Peaks(plan.peak, self._peak(), plan.stage.name)
+            if self.peaks.measured >= self.highest.measured:
+                self.highest = self.peaks
+
+    def _reset_peak(self) -> None:
+        if self._device.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self._device.torch_device)
+            return
+        with suppress(OSError):  # not allowed everywhere
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def _peak(self) -> int:
+        if self._device.is_cuda:
+            with suppress(RuntimeError):
+                return self._platform.base + torch.cuda.max_memory_reserved(self._device.torch_device)
+            return 0
+        status = _status()
+        return max(0, status.get("VmHWM", 0) - status.get("RssFile", 0))
+
+    def numbers(self) -> dict[str, int]:
+        """Bytes for metrics and ``/sdapi/v1/memory``."""
+        plan = self.plan
+        return {
+            "plan_limit": self._platform.limit,
+            "plan_base": self._platform.base,
+            "plan_at_load": plan.peak if plan else 0,
+            "plan_peak": self.peaks.planned,
+            "measured_peak": self.peaks.measured,
+        }
+
+
+def _at_load() -> Measures:
+    return frozenset(measure for measure, nature in NATURE.items() if not nature.per_request)
+
+
+def _measures(text: str, device: Device) -> tuple[Measures, Measures]:
+    """(allowed, in force) from ``SD_MEASURES``."""
+    possible = available("cuda" if device.is_cuda else "cpu")
+    if text == "auto":
+        return AUTO & possible, NONE
+    forced = parse("" if text == "none" else text) & possible
+    return forced, forced
+
+
+def process_memory() -> int:
+    """Bytes of main memory that are this process' own: pages of files can be read again and do not count."""
+    status = _status()
+    return status.get("RssAnon", 0) + status.get("RssShmem", 0)
+
+
+def _status() -> Mapping[str, int]:
+    found: dict[str, int] = {}
+    try:
+        for row in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = row.partition(":")
+            if value.endswith("kB"):
+                found[name] = int(value.split()[0]) * 1024
+    except (OSError, ValueError):
+        pass
+    return found
+
+
+def _give_back() -> None:
+    """Ask malloc to return what was freed; where it is not glibc, nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

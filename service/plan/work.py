@@ -57,8 +57,10 @@ class Work:
 def work_of(request: GenerationRequest) -> Work:
     """What a request asks for."""
     hires, init = request.hires, request.init
-    prompts = [request.prompt, request.negative_prompt, *request.prompts, *request.negative_prompts]
-    parts = max(prompt.count(" AND ") for prompt in [request.prompt, *request.prompts]) + 1
+    prompts = [request.prompt, request.negative_prompt]
+    if hires is not None:
+        prompts += [hires.prompt or "", hires.negative_prompt or ""]
+    parts = max(prompt.count(" AND ") for prompt in prompts) + 1
     return Work(
         width=request.width,
         height=request.height,

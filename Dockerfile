@@ -1,4 +1,5 @@
 # The service in an image: `docker build -t knative-diffusion .`, or for CPUs with `--build-arg VARIANT=cpu`.
+# The front, which has no PyTorch in it: `docker build --target front -t knative-diffusion-front .`
 #
 # VARIANT          cuda (PyTorch with CUDA, xformers) or cpu
 # BASE             any image with Python 3.11 or 3.12 as `python`, with venv, and useradd
@@ -11,15 +12,17 @@ ARG BASE=python:3.11-slim
 ARG VARIANT=cuda
 
 # --- dependencies: a layer of their own, which only a change of the lock file or of pyproject.toml makes anew ------
-FROM ${BASE} AS dependencies
-ARG VARIANT
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-ARG PIP_ARGS=""
-ARG COMPILER=""
+FROM ${BASE} AS venv
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
+
+FROM venv AS dependencies
+ARG VARIANT
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_ARGS=""
+ARG COMPILER=""
 # The packages of the project, without the project: its sources change more often.
 # hadolint ignore=SC2086
 RUN set -eu; \
@@ -44,6 +47,22 @@ RUN set -eu; \
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" >compileall.log || true; \
     for package in torch diffusers transformers; do ls "$site/$package/__pycache__"/__init__.*.pyc; done
 
+# --- what a front needs of them: all but what has to do with a device ---------------------------------------------------
+FROM venv AS front-dependencies
+ARG PIP_ARGS=""
+# hadolint ignore=SC2086
+RUN set -eu; \
+    python -c "import re, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+      left_out = 'diffusers httpx2 huggingface-hub nvidia-ml-py safetensors scipy torch torchsde tqdm transformers'.split(); \
+      print(*(d for d in p['dependencies'] + p['optional-dependencies']['front'] \
+      if re.match('[a-z0-9-]+', d)[0] not in left_out), sep='\n')" >requirements.txt; \
+    pip install --no-cache-dir --no-compile $PIP_ARGS -c requirements.lock -r requirements.txt; \
+    site=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+    find "$site" -type d -name tests -prune -exec rm -rf {} +; \
+    rm -rf "$site"/pip "$site"/pip-* "$site"/setuptools "$site"/setuptools-* /opt/venv/bin/pip*; \
+    python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" >compileall.log || true; \
+    ls "$site"/fastapi/__pycache__/__init__.*.pyc "$site"/redis/__pycache__/__init__.*.pyc
+
 # --- the service itself ----------------------------------------------------------------------------------------------
 FROM ${BASE} AS service
 ARG PIP_ARGS=""
@@ -53,7 +72,8 @@ COPY . .
 RUN python -m venv /tmp/pip \
     && /tmp/pip/bin/pip install --no-cache-dir --no-compile --no-deps $PIP_ARGS --target /app . \
     && /tmp/pip/bin/python -m compileall -q --invalidation-mode unchecked-hash /app \
-    && cp LICENSE /app/
+    && cp LICENSE /app/ \
+    && cp -a /app /front && rm -rf /front/service/demo_model /front/service/engine
 
 # --- weights, where somebody wants them in the image -------------------------------------------------------------------
 FROM dependencies AS weights
@@ -62,25 +82,13 @@ COPY --from=service /app /app
 RUN mkdir /models && if [ -n "$MODEL" ]; then PYTHONPATH=/app SD_MODELS_DIR=/models python -m service fetch "$MODEL"; fi
 
 # --- what runs -----------------------------------------------------------------------------------------------------------
-FROM ${BASE}
-ARG VARIANT
-ARG COMPILER=""
-ARG VERSION=0.1.0
+FROM ${BASE} AS runtime
 ARG REVISION=""
 LABEL org.opencontainers.image.title="knative-diffusion" \
       org.opencontainers.image.description="Serverless Stable Diffusion: a drop-in for the AUTOMATIC1111 HTTP API" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}-${VARIANT}" \
       org.opencontainers.image.revision="${REVISION}"
-# hadolint ignore=DL3008
-RUN set -eu; \
-    useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin diffusion; \
-    if [ -n "$COMPILER" ]; then \
-      apt-get update; apt-get install -y --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
-    fi
-COPY --from=dependencies /opt/venv /opt/venv
-COPY --from=weights /models /models
-COPY --from=service /app /app
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin diffusion
 # Everything that libraries want to write goes below /tmp: the root file system may be read-only. The driver's files
 # come from the container runtime; which cards there are is said by the device plugin, never here.
 ENV PATH=/opt/venv/bin:$PATH \
@@ -95,8 +103,29 @@ ENV PATH=/opt/venv/bin:$PATH \
     SD_HOST=0.0.0.0 \
     SD_PORT=8000
 WORKDIR /tmp
-USER 10001:10001
 EXPOSE 8000
 # Exec form: PID 1 is Python, and gets the SIGTERM.
 ENTRYPOINT ["python", "-m", "service"]
+
+FROM runtime AS front
+ARG VERSION=0.2.0
+LABEL org.opencontainers.image.version="${VERSION}-front"
+COPY --from=front-dependencies /opt/venv /opt/venv
+COPY --from=service /front /app
+USER 10001:10001
+CMD ["front"]
+
+FROM runtime
+ARG VARIANT
+ARG COMPILER=""
+ARG VERSION=0.2.0
+LABEL org.opencontainers.image.version="${VERSION}-${VARIANT}"
+# hadolint ignore=DL3008
+RUN if [ -n "$COMPILER" ]; then \
+      apt-get update; apt-get install -y --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
+    fi
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=weights /models /models
+COPY --from=service /app /app
+USER 10001:10001
 CMD ["serve"]

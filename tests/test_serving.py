@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory
 from service.core.generation import GenerationRequest
@@ -358,6 +359,24 @@ def test_closing_the_stream_cancels(gated: tuple[LiveServer, FakeEngine, threadi
         gate.release(60)
         live.wait_idle()
     assert engine.steps_done[0] <= 3
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/sdapi/v1/txt2img"])
+def test_the_log_of_a_client_that_went_away_says_so(
+    path: str, gated: tuple[LiveServer, FakeEngine, threading.Semaphore]
+) -> None:
+    live, _, gate = gated
+    with capture_logs() as lines:
+        connection = post_raw(live.port, {**BODY, "steps": 50}, path, "text/event-stream")
+        live.wait_until(lambda: live.context.backend.running)
+        gate.release(1)
+        connection.close()
+        live.wait_until(lambda: not len(live.context.tasks))
+        gate.release(60)
+        live.wait_idle()
+    (line,) = [line for line in lines if line.get("path") == path]
+    assert line["outcome"] == "cancelled"
+    assert line["reason"] == "The client went away."
 
 
 # --- what every answer carries ------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Builds the image without a Docker daemon or a registry, and tries it: Debian's buildah in chroot isolation, on a base
 # that debootstrap makes. Then the image's own command runs as its own user, as PID 1, on a read-only root, answers a
-# txt2img, and has to exit with 0 on SIGTERM.
+# txt2img (the front, with nothing behind it, what needs no picture), and has to exit with 0 on SIGTERM.
 #
 #   sudo apt-get install buildah debootstrap jq curl
-#   sudo knative/image/build-local.sh [cpu|cuda] [options for `buildah build`, such as --build-arg or --volume]
+#   sudo knative/image/build-local.sh [cpu|cuda|front] [options for `buildah build`, such as --build-arg or --volume]
 #
 # WORK (default /var/tmp/knative-diffusion-image) keeps the base for the next time. Networks with a proxy, an index or
 # certificates of their own: see PIP_ARGS in the Dockerfile, and --volume.
@@ -40,7 +40,12 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
 fi
 
 echo "== build: $image"
-buildah build --signature-policy "$policy" --layers --build-arg "BASE=$base" --build-arg "VARIANT=$variant" \
+case $variant in
+  front) what="--target front" ;;
+  *) what="--build-arg VARIANT=$variant" ;;
+esac
+# shellcheck disable=SC2086
+buildah build --signature-policy "$policy" --layers --build-arg "BASE=$base" $what \
   --build-arg "REVISION=$(git -C "$here" rev-parse HEAD 2>/dev/null || true)" --tag "$image" "$@" "$here"
 
 echo "== size"
@@ -67,7 +72,7 @@ jq -r '(.OCIv1.config.Entrypoint + .OCIv1.config.Cmd)[]' "$work/config.json" >"$
 cat >"$work/run.sh" <<'RUN'
 # In a mount namespace of its own: the image read-only, /proc, a few devices, and /tmp to write to.
 set -eu
-root=$1 work=$2 port=$3
+root=$1 work=$2 port=$3 variant=$4
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o size=1g,mode=1777 tmpfs "$root/tmp"
@@ -79,12 +84,13 @@ mount -o remount,bind,ro "$root"
 set --
 while read -r line; do set -- "$@" "$line"; done <"$work/environment"
 set -- "$@" "SD_HOST=127.0.0.1" "SD_PORT=$port" SD_CPU_THREADS=1 SD_DEVICE=cpu
+[ "$variant" != front ] || set -- "$@" SD_UPSTREAM=http://127.0.0.1:9
 while read -r line; do set -- "$@" "$line"; done <"$work/command"
 exec chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --bounding-set -all --inh-caps -all \
   --no-new-privs env -i "$@"
 RUN
 : >"$work/server.log"
-unshare --mount --pid --fork --propagation private sh "$work/run.sh" "$root" "$work" "$port" >"$work/server.log" 2>&1 &
+unshare --mount --pid --fork --propagation private sh "$work/run.sh" "$root" "$work" "$port" "$variant" >"$work/server.log" 2>&1 &
 outer=$!
 began=$(date +%s)
 until curl -fs -o /dev/null "http://127.0.0.1:$port/readyz"; do
@@ -98,10 +104,15 @@ grep -E '^(Uid|Gid|NoNewPrivs|CapEff|CapBnd|NSpid):' "/proc/$server/status"
 tr '\0' ' ' <"/proc/$server/cmdline"; echo
 if nsenter --target "$server" --mount --root touch /app/written 2>/dev/null; then echo "the root is writable" >&2; exit 1; fi
 echo "root is read-only: touch /app/written was refused"
-curl -fsS -d '{"prompt": "pretty dog", "steps": 8, "seed": 1}' "http://127.0.0.1:$port/sdapi/v1/txt2img" |
-  jq -r '.images[0]' | base64 -d >"$work/dog.png"
-head -c 8 "$work/dog.png" | od -An -c | head -1
-echo "txt2img: $(wc -c <"$work/dog.png") bytes, $work/dog.png"
+if [ "$variant" = front ]; then
+  curl -fsS "http://127.0.0.1:$port/sdapi/v1/samplers" | jq -r '"samplers: \(length)"'
+  grep VmRSS "/proc/$server/status"
+else
+  curl -fsS -d '{"prompt": "pretty dog", "steps": 8, "seed": 1}' "http://127.0.0.1:$port/sdapi/v1/txt2img" |
+    jq -r '.images[0]' | base64 -d >"$work/dog.png"
+  head -c 8 "$work/dog.png" | od -An -c | head -1
+  echo "txt2img: $(wc -c <"$work/dog.png") bytes, $work/dog.png"
+fi
 kill -TERM "$server"
 server=""
 code=0

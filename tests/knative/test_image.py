@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service import __version__
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +38,13 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_last_stage_is_what_the_manifests_expect(monkeypatch: pytest.MonkeyPatch) -> None:
     service = yaml.safe_load((ROOT / "knative/base/service.yaml").read_text())
     (container,) = service["spec"]["template"]["spec"]["containers"]
-    (entrypoint,), (command,) = instructions("ENTRYPOINT"), instructions("CMD")
+    (entrypoint,), (front_command, command) = instructions("ENTRYPOINT"), instructions("CMD")
     assert yaml.safe_load(entrypoint) + yaml.safe_load(command) == container["command"]
+    front = yaml.safe_load((ROOT / "knative/components/front/front.yaml").read_text())
+    (behind,) = front["spec"]["template"]["spec"]["containers"]
+    assert yaml.safe_load(entrypoint) + yaml.safe_load(front_command) == behind["command"]
     user = f"{container['securityContext']['runAsUser']}:{container['securityContext']['runAsGroup']}"
-    assert instructions("USER") == [user]
+    assert instructions("USER") == [user, user]
     assert instructions("EXPOSE") == [str(container["ports"][0]["containerPort"])]
     variables = dict(word.partition("=")[::2] for word in shlex.split(instructions("ENV")[-1]))
     for name, value in variables.items():
@@ -55,13 +59,17 @@ def test_last_stage_is_what_the_manifests_expect(monkeypatch: pytest.MonkeyPatch
 
 def test_base_is_pinned_and_can_be_replaced() -> None:
     assert "ARG BASE=python:3.11-slim" in text()
-    assert {line.split()[0] for line in instructions("FROM")} <= {"${BASE}", "dependencies"}
+    assert {line.split()[0] for line in instructions("FROM")} <= {
+        "${BASE}",
+        "venv",
+        "dependencies",
+        "runtime",
+    }
     assert "latest" not in text()
 
 
 def test_version_is_the_projects() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"ARG VERSION={version}" in text()
+    assert set(re.findall(r"^ARG VERSION=(.+)$", text(), re.MULTILINE)) == {__version__}
     labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text()))
     assert labels >= {"title", "description", "licenses", "version", "revision"}
 

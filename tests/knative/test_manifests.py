@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from cloudcoil.models.knative_serving.serving import v1 as serving
 
+from service import __version__
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
@@ -71,17 +71,19 @@ def is_knative(item: Object) -> bool:
     return str(item["apiVersion"]).startswith("serving.knative.dev/")
 
 
-def knative_service(target: str) -> Object:
-    found = [item for item in rendered(target) if is_knative(item)]
-    assert len(found) == 1
-    return found[0]
+def knative_service(target: str, name: str = "knative-diffusion") -> Object:
+    (found,) = [item for item in rendered(target) if is_knative(item) and item["metadata"]["name"] == name]
+    return found
 
 
 KNATIVE_TARGETS = [target for target in SERVING if any(map(is_knative, rendered(target)))]
 
 
-def revision(target: str) -> Object:
-    spec: Object = knative_service(target)["spec"]["template"]["spec"]
+WITH_FRONT = ("overlays/front", "overlays/cpu-demo-front")
+
+
+def revision(target: str, name: str = "knative-diffusion") -> Object:
+    spec: Object = knative_service(target, name)["spec"]["template"]["spec"]
     return spec
 
 
@@ -103,7 +105,10 @@ def containers(target: str) -> Iterator[tuple[str, Object]]:
 
 def servers(target: str) -> Iterator[Object]:
     for _, container in containers(target):
-        if container["command"][:4] == ["python", "-m", "service", "serve"]:
+        if container["command"][:4] in (
+            ["python", "-m", "service", "serve"],
+            ["python", "-m", "service", "front"],
+        ):
             yield container
 
 
@@ -142,7 +147,7 @@ def through_the_model(service: Object) -> Any:
 
 
 def test_all_targets_are_here() -> None:
-    named = {"cpu-demo", "gpu", "ack", "cgpu", "nvidia-shared", "weights-pvc"}
+    named = {"cpu-demo", "gpu", "ack", "cgpu", "nvidia-shared", "weights-pvc", "front", "cpu-demo-front"}
     assert named <= {target.removeprefix("overlays/") for target in OVERLAYS}
     assert {"base", "cluster", "overlays/cgpu/deployment", "overlays/weights-pvc/fetch"} <= set(TARGETS)
 
@@ -156,8 +161,8 @@ def test_core_kinds_are_valid(target: str) -> None:
 
 @pytest.mark.parametrize("target", KNATIVE_TARGETS)
 def test_knative_kinds_are_valid(target: str) -> None:
-    service = knative_service(target)
-    assert list(differences(service, through_the_model(service))) == []
+    for service in filter(is_knative, rendered(target)):
+        assert list(differences(service, through_the_model(service))) == []
 
 
 def test_a_misspelt_field_of_knative_is_noticed() -> None:
@@ -312,16 +317,20 @@ def test_no_kubernetes_service_is_named_like_the_settings(target: str) -> None:
 
 @pytest.mark.parametrize("target", SERVING)
 def test_images_are_pinned(target: str) -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     named = yaml.safe_load((KNATIVE / "components/images/kustomization.yaml").read_text())["images"]
     repositories = {image["newName"] for image in named}
     for _, container in containers(target):
         name, at, digest = container["image"].partition("@")
+        if container["command"][0] != "python":  # not ours
+            assert at
         if at:
             assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
         else:
             name, _, tag = container["image"].rpartition(":")
-            assert tag in (f"{version}-cuda", f"{version}-cpu")
+            assert tag in (f"{__version__}-cuda", f"{__version__}-cpu", f"{__version__}-front")
+            assert tag.endswith("-front") is (container["command"][3] == "front")
+        if container["command"][0] != "python":
+            continue
         assert name in repositories
         wants_gpu = any("gpu" in key or "mig" in key for key in container["resources"]["limits"])
         assert container["image"].endswith("-cuda") is wants_gpu
@@ -330,7 +339,10 @@ def test_images_are_pinned(target: str) -> None:
 @pytest.mark.parametrize("target", SERVING)
 def test_commands_are_exec_form(target: str) -> None:
     for _, container in containers(target):
-        assert container["command"][:3] == ["python", "-m", "service"]
+        assert (
+            container["command"][:3] == ["python", "-m", "service"]
+            or container["command"][0] == "redis-server"
+        )
         assert "args" not in container
 
 
@@ -376,6 +388,8 @@ def test_values_that_belong_together(target: str, monkeypatch: pytest.MonkeyPatc
         (port,) = container["ports"]
         assert settings.host == "0.0.0.0"
         assert settings.port == port["containerPort"]
+        if settings.upstream:  # it computes nothing
+            continue
         requested, limit = (container["resources"][kind].get("cpu") for kind in ("requests", "limits"))
         if limit is None:  # nothing tells the service what is its own
             assert settings.cpu_threads == int(requested)
@@ -472,23 +486,29 @@ def test_network_policies_select_pods_that_exist(target: str) -> None:
             assert any(wanted <= there.items() for there in labels), item["metadata"]["name"]
 
 
-@pytest.mark.parametrize("target", KNATIVE_TARGETS)
-def test_nobody_goes_around_queue_proxy(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (policy,) = [
+def network_policy(target: str, name: str) -> Object:
+    (found,) = [
         item
         for item in rendered(target)
-        if item["kind"] == "NetworkPolicy" and "Ingress" in item["spec"]["policyTypes"]
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"] == name
     ]
+    return found
+
+
+@pytest.mark.parametrize("target", KNATIVE_TARGETS)
+def test_nobody_goes_around_queue_proxy(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = network_policy(target, "knative-diffusion")
     port = settings_of(revision(target)["containers"][0], monkeypatch).port
     opened: dict[int, list[str]] = {}
     for rule in policy["spec"]["ingress"]:
         sources = [
-            peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            next(iter((peer.get("namespaceSelector") or peer["podSelector"])["matchLabels"].values()))
             for peer in rule.get("from", [])
         ]
         for item in rule["ports"]:
             opened.setdefault(item["port"], []).extend(sources or ["anywhere"])
-    assert opened[port] == ["monitoring"]
+    fronts = ["knative-diffusion-front"] if target in WITH_FRONT else []
+    assert opened[port] == ["monitoring", *fronts]
     assert "knative-serving" in opened[8012]
     assert opened[9090] == ["knative-serving"]
 
@@ -536,18 +556,20 @@ def test_series_in_words_and_alerts_exist() -> None:
     assert mentioned <= there | {name + "_total" for name in there}
 
 
-@pytest.mark.parametrize("target", [target for target in OVERLAYS if target != "overlays/cgpu/deployment"])
+@pytest.mark.parametrize("target", OVERLAYS)
 def test_service_can_be_removed_without_its_namespace(target: str) -> None:
     """By the command in the README, which names kinds and a label."""
     text = (KNATIVE / "README.md").read_text()
     (kinds, label) = re.findall(r"^kubectl -n diffusion delete (\S+) -l (\S+)$", text, re.MULTILINE)[0]
     key, _, value = label.partition("=")
-    names = {"Service": "ksvc", "NetworkPolicy": "networkpolicy", "ServiceAccount": "serviceaccount"}
     removed = {
-        item["kind"] for item in rendered(target) if item["metadata"].get("labels", {}).get(key) == value
+        "ksvc" if is_knative(item) else item["kind"].lower()
+        for item in rendered(target)
+        if item["metadata"].get("labels", {}).get(key) == value
     }
-    assert {names[kind] for kind in removed} == set(kinds.split(","))
-    assert {item["kind"] for item in rendered(target)} - removed == {"Namespace"}
+    assert removed <= set(kinds.split(","))
+    left = [item for item in rendered(target) if item["metadata"].get("labels", {}).get(key) != value]
+    assert [item["kind"] for item in left] == ["Namespace"]
 
 
 def test_a_dry_run_has_its_namespace_and_account_first() -> None:

@@ -137,7 +137,7 @@ def create_app(
         ],
     )
     app.state.connection_closed = metrics.connection_closed
-    problems.install(app)
+    problems.install(app, [(one.paths, one.problem) for one in DIALECTS if one.problem is not None])
     for dialect in DIALECTS:
         for router in dialect.routers:
             app.include_router(router)

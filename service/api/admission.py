@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import scope as scopes
 from service.api.lanes import while_wanted
-from service.api.problems import problem_response
+from service.api.problems import response_to
 from service.connections import connection_of
 from service.context import Context
 from service.core.errors import (
@@ -90,12 +90,16 @@ class Admission:
         deadline = asyncio.get_running_loop().call_later(max(0.0, left), task.token.cancel, "deadline")
         client = _Client(task, receive, send)
         try:
+            if (
+                scope["method"] == "GET"
+            ):  # its routes read no body, and nobody else would notice that it went away
+                await client.receive()
             await self.app(scope, client.receive, client.send)
         except ServiceError as error:  # raised below the routes: while the body arrived
             task.failure = error
             if client.answering:
                 raise
-            await problem_response(error)(scope, receive, send)
+            await response_to(scope, error)(scope, receive, send)
         except BaseException as error:
             task.failure = task.failure or error
             raise

@@ -1,7 +1,8 @@
 """How JSON and errors are answered: A1111's four keys, and headers that say who is to blame and when to try again."""
 
 import math
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import orjson
 from fastapi import FastAPI, Request
@@ -12,6 +13,8 @@ from starlette.types import Scope
 from service.api.scope import TASK
 from service.core.errors import BadRequest, NotAuthenticated, ServiceError
 from service.core.tasks import Task
+
+Shapes: TypeAlias = Sequence[tuple[tuple[str, ...], Callable[[ServiceError], Response]]]
 
 AS_IT_IS: Final = {"Content-Encoding": "identity"}
 """Keeps the compressing middleware off."""
@@ -39,6 +42,16 @@ def problem_response(error: ServiceError) -> Response:
     return json_response(body, error.status, headers)
 
 
+def response_to(scope: Scope, error: ServiceError) -> Response:
+    """The answer to ``error`` in the shape of the dialect that the request speaks."""
+    return (_shape_of(scope) or problem_response)(error)
+
+
+def _shape_of(scope: Scope) -> Callable[[ServiceError], Response] | None:
+    shapes: Shapes = getattr(scope["app"].state, "problem_shapes", ())
+    return next((shape for paths, shape in shapes if scope.get("path", "").startswith(paths)), None)
+
+
 def mistake(error: Exception) -> ServiceError:
     """What is answered for an exception that nobody foresaw; its text stays in the log."""
     return ServiceError(f"The server made a mistake ({type(error).__name__}): see its log.")
@@ -64,18 +77,22 @@ def note(scope: Scope, error: ServiceError) -> None:
         task.failure = error
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of ``app`` in these shapes."""
+def install(app: FastAPI, shapes: Shapes = ()) -> None:
+    """Answer every error of ``app`` as A1111 does, or as ``shapes`` say for paths that begin so."""
+    app.state.problem_shapes = shapes
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
         note(request.scope, error)
-        return problem_response(error)
+        return response_to(request.scope, error)
 
     async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        note(request.scope, BadRequest("The request's fields are not what they must be."))
-        return validation_problem(error)
+        told = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:3])
+        refusal = BadRequest(told or "The request's fields are not what they must be.")
+        note(request.scope, refusal)
+        shape = _shape_of(request.scope)
+        return validation_problem(error) if shape is None else shape(refusal)
 
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)

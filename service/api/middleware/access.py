@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import scope as scopes
-from service.api.problems import mistake, problem_response
+from service.api.problems import mistake, response_to
 from service.connections import connection_of
 from service.core.errors import Cancelled
 from service.metrics import Metrics
@@ -72,14 +72,14 @@ class Access:
             # A second SIGTERM: the process ends whether or not the engine lets go, and says so to who waits.
             if not started:
                 gone = Cancelled("The server was told to stop before the image was done.", cause="shutdown")
-                await problem_response(gone)(scope, receive, send_with_headers)
+                await response_to(scope, gone)(scope, receive, send_with_headers)
             raise
         except Exception as error:
             # Here and not in Starlette's own handler, which answers but then lets uvicorn drop the connection.
             log.error("unexpected error", path=scope["path"], exc_info=error)
             if started:
                 raise
-            await problem_response(mistake(error))(scope, receive, send_with_headers)
+            await response_to(scope, mistake(error))(scope, receive, send_with_headers)
         finally:
             if scope["path"] not in _QUIET:
                 self._metrics.http_done(scope.get(scopes.KIND, "other"), scope["method"], status)

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import response_to
 from service.core.errors import NotAuthenticated
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -30,7 +30,7 @@ class BasicAuth:
         if scope["type"] == "http" and self._users and scope["path"] not in OPEN:
             problem = self._problem(Headers(scope=scope).get("authorization", ""))
             if problem is not None:
-                await problem_response(NotAuthenticated(problem))(scope, receive, send)
+                await response_to(scope, NotAuthenticated(problem))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -7,20 +7,21 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import scope as scopes
-from service.api.problems import note, problem_response
+from service.api.problems import note, response_to
 from service.core.budget import Claim
 from service.core.errors import BodyTooLarge, BodyTooSlow, MemoryFull, ServiceError, TooMuchMemory
 
 _JSON: Final = "application/json"
 _MESSAGE_PACK: Final = "application/msgpack"
 """What fronts send: see :mod:`service.backends.wire`."""
+_FORM: Final = "multipart/form-data"
 
 
 class BodyGuard:
     """Read the body before the application runs, within limits of size and time, and call it JSON.
 
-    Every route that takes a body takes JSON, but for the fronts' own; ``curl -d`` and clients that send no
-    Content-Type mean JSON too. Reading first keeps a stalled upload out of the queue and lets the disconnect be
+    Every route that takes a body takes JSON, but for forms with files and the fronts' own; ``curl -d`` and clients
+    that send no Content-Type mean JSON too. Reading first keeps a stalled upload out of the queue and lets the disconnect be
     watched from the start.
     """
 
@@ -59,7 +60,7 @@ class BodyGuard:
         if body is None:  # the client went away
             return
         headers = MutableHeaders(scope=scope)
-        if not headers.get("content-type", "").startswith((_JSON, _MESSAGE_PACK)):
+        if not headers.get("content-type", "").startswith((_JSON, _MESSAGE_PACK, _FORM)):
             headers["content-type"] = _JSON
         scope[scopes.BODY] = body
         del body
@@ -101,4 +102,4 @@ class BodyGuard:
         note(scope, error)
         # The rest of the body is thrown away as it comes (see service.connections): closing at once would reset the
         # connection under a client that still sends, and it would never read why.
-        await problem_response(error)(scope, receive, send)
+        await response_to(scope, error)(scope, receive, send)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import response_to
 from service.core.errors import CrossSite
 
 _HARMLESS: Final = ("GET", "HEAD", "OPTIONS")
@@ -32,11 +32,12 @@ class SameOrigin:
             and scope["method"] not in _HARMLESS
             and not self._may(Headers(scope=scope))
         ):
-            await problem_response(
+            await response_to(
+                scope,
                 CrossSite(
                     "A page of another origin may change nothing here: let the operator add its origin to "
                     "SD_CORS_ALLOW_ORIGINS."
-                )
+                ),
             )(scope, receive, send)
             return
         await self.app(scope, receive, send)

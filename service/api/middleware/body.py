@@ -21,8 +21,8 @@ class BodyGuard:
     """Read the body before the application runs, within limits of size and time, and call it JSON.
 
     Every route that takes a body takes JSON, but for forms with files and the fronts' own; ``curl -d`` and clients
-    that send no Content-Type mean JSON too. Reading first keeps a stalled upload out of the queue and lets the disconnect be
-    watched from the start.
+    that send no Content-Type mean JSON too. Reading first keeps a stalled upload out of the queue and lets the
+    disconnect be watched from the start.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: float) -> None:

@@ -1,0 +1,1 @@
+"""OpenAI's images API: generations, edits and models, for clients that speak nothing else."""

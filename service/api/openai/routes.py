@@ -1,0 +1,214 @@
+"""POST /v1/images/generations and /v1/images/edits, GET /v1/models: OpenAI's images API."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+import structlog
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.sse import EventSourceResponse, format_sse_event
+from PIL import Image
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from service.api import pictures
+from service.api.admission import Work, get_task
+from service.api.dialect import Dialect
+from service.api.json_route import JsonRoute
+from service.api.openai.bodies import ImagesBody, checkpoint_of
+from service.api.openai.edits import prepare, read_form
+from service.api.openai.problems import openai_problem
+from service.api.problems import AS_IT_IS, json_response, mistake, picture_response
+from service.context import Context, get_context
+from service.core.errors import Cancelled, ServiceError
+from service.core.events import Progress, TaskEvent
+from service.core.generation import GenerationRequest, GenerationResult
+from service.core.pixels import Pixels
+from service.core.tasks import Task
+from service.imaging.formats import Encoding, encode, encode_base64
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
+
+WORK: Work = {("POST", "/v1/images/generations"): "generate", ("POST", "/v1/images/edits"): "generate"}
+
+DIALECT = Dialect((router,), WORK, ("/v1/images", "/v1/models"), openai_problem)
+
+ContextDep = Annotated[Context, Depends(get_context)]
+TaskDep = Annotated[Task, Depends(get_task)]
+
+Finish = Callable[[Pixels, int], Pixels]
+
+_BORN = 1_700_000_000
+"""When the models were made, for clients that want a number; nobody here knows."""
+
+
+@router.get("/models", summary="Checkpoints")
+async def models(context: ContextDep) -> Response:
+    """The checkpoints that ``model`` may name, the default one first."""
+    listed = [_model(info.name) for info in context.backend.catalogue.checkpoints]
+    return json_response({"object": "list", "data": listed})
+
+
+@router.get("/models/{name:path}", summary="One checkpoint")
+async def model(name: str, context: ContextDep) -> Response:
+    """404 for a name that no checkpoint has."""
+    title = checkpoint_of(name, context.backend.catalogue)
+    catalogue = context.backend.catalogue
+    return json_response(_model((catalogue.find(title) if title else catalogue.default).name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _BORN, "owned_by": "knative-diffusion"}
+
+
+@router.post("/images/generations", summary="Make images from a prompt")
+async def generations(body: ImagesBody, context: ContextDep, task: TaskDep) -> Response:
+    """Make ``n`` images; with ``stream`` and ``partial_images`` they are shown in the making."""
+    encoding = body.encoding
+    asked = await pictures.admit(body.request(context.backend.catalogue), context, task)
+    return await _answer(body, asked, encoding, None, context, task, "image_generation")
+
+
+@router.post(
+    "/images/edits",
+    summary="Make images from an image and a prompt",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image", "prompt"],
+                        "properties": {
+                            "image": {"type": "string", "format": "binary"},
+                            "mask": {"type": "string", "format": "binary"},
+                            "prompt": {"type": "string"},
+                            "n": {"type": "integer"},
+                            "size": {"type": "string"},
+                            "model": {"type": "string"},
+                        },
+                    }
+                }
+            },
+        }
+    },
+)
+async def edits(request: Request, context: ContextDep, task: TaskDep) -> Response:
+    """Remake a picture, or what is transparent of its mask."""
+    context.backend.raise_if_refusing()  # before anything is decoded
+    try:
+        form = await read_form(request)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        ) from None
+    encoding = form.body.encoding
+    asked, plan = await context.lanes.read(task, prepare, form, context, task)
+    asked = await pictures.admit(asked, context, task)
+    return await _answer(form.body, asked, encoding, plan.finish, context, task, "image_edit")
+
+
+async def _answer(
+    body: ImagesBody,
+    asked: GenerationRequest,
+    encoding: Encoding,
+    finish: Finish | None,
+    context: Context,
+    task: Task,
+    name: str,
+) -> Response:
+    if body.stream:
+        return EventSourceResponse(
+            _stream(body, asked, encoding, finish, context, task, name),
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **AS_IT_IS},
+        )
+    made = await _make(asked, encoding, finish, context, task)
+    data = [{"b64_json": image, "revised_prompt": asked.prompt} for image in made.images]
+    return picture_response(
+        {"created": int(time.time()), "data": data, **_about(body, asked)}, {"X-Task-Id": task.id}
+    )
+
+
+def _about(body: ImagesBody, asked: GenerationRequest) -> dict[str, Any]:
+    return {
+        "size": f"{asked.width}x{asked.height}",
+        "quality": body.quality or "auto",
+        "output_format": body.output_format or "png",
+        "background": "opaque",
+    }
+
+
+async def _make(
+    asked: GenerationRequest, encoding: Encoding, finish: Finish | None, context: Context, task: Task
+) -> pictures.Pictures:
+    result = await pictures.draw(asked, context, task)
+    if finish is not None:
+        result = await context.lanes.run(task, _finished, result, finish)
+    return await pictures.encoded(result, encoding, context, task)
+
+
+def _finished(result: GenerationResult, finish: Finish) -> GenerationResult:
+    return replace(result, images=tuple(finish(image, index) for index, image in enumerate(result.images)))
+
+
+async def _stream(
+    body: ImagesBody,
+    asked: GenerationRequest,
+    encoding: Encoding,
+    finish: Finish | None,
+    context: Context,
+    task: Task,
+    name: str,
+) -> AsyncIterator[bytes]:
+    """Partial images as they come, each finished one, or an error; OpenAI's events."""
+    outbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
+    task.listen(outbox.put_nowait)
+    making = asyncio.ensure_future(_make(asked, encoding, finish, context, task))
+    making.add_done_callback(lambda _: outbox.put_nowait(None))
+    partial = 0
+    try:
+        while (event := await outbox.get()) is not None:
+            preview = event.preview if isinstance(event, Progress) else None
+            if preview is None or partial >= (body.partial_images or 0):
+                continue
+            image = await context.lanes.run(None, _enlarged, preview, asked, encoding)
+            told = {"b64_json": image, "partial_image_index": partial, "created_at": int(time.time())}
+            yield _event(f"{name}.partial_image", {**told, **_about(body, asked)})
+            partial += 1
+        error = making.exception()
+        if error is None:
+            usage = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0}
+            for image in making.result().images:
+                told = {"b64_json": image, "created_at": int(time.time()), "usage": usage}
+                yield _event(f"{name}.completed", {**told, **_about(body, asked)})
+        else:
+            task.failure = error
+            yield _event("error", orjson.loads(openai_problem(_known(error)).body))
+    finally:
+        if not making.done():
+            task.token.cancel("disconnect")
+            making.cancel()
+
+
+def _known(error: BaseException) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    return mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
+
+
+def _enlarged(preview: Pixels, asked: GenerationRequest, encoding: Encoding) -> str:
+    image = Image.fromarray(preview).resize((asked.width, asked.height), Image.Resampling.BILINEAR)
+    return encode_base64(encode(np.asarray(image), encoding.format, None, encoding.quality))
+
+
+def _event(kind: str, content: dict[str, Any]) -> bytes:
+    return format_sse_event(event=kind, data_str=orjson.dumps({"type": kind, **content}).decode())

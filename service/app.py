@@ -17,6 +17,7 @@ from service.api import problems
 from service.api.admission import Admission
 from service.api.board import Board
 from service.api.dialect import Dialect
+from service.api.imagine.routes import DIALECT as IMAGINE
 from service.api.lanes import Lanes
 from service.api.middleware.access import Access
 from service.api.middleware.auth import BasicAuth
@@ -25,6 +26,7 @@ from service.api.middleware.origin import SameOrigin
 from service.api.middleware.paths import Paths
 from service.api.middleware.session import SessionCookie
 from service.api.native.routes import DIALECT as NATIVE
+from service.api.openai.routes import DIALECT as OPENAI
 from service.api.ops.routes import DIALECT as OPS
 from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.routes import DIALECT as SDAPI
@@ -47,7 +49,7 @@ from service.settings import Settings
 from service.state.memory import MemoryStore
 from service.state.store import Store
 
-DIALECTS: Final[tuple[Dialect, ...]] = (OPS, NATIVE, SDAPI)
+DIALECTS: Final[tuple[Dialect, ...]] = (OPS, NATIVE, SDAPI, OPENAI, IMAGINE)
 
 
 MakeBackend: TypeAlias = Callable[[Settings, Lifecycle, Metrics], Backend]

@@ -51,15 +51,15 @@ def start(name: str, title: str, about: str) -> dashboard_builder.Dashboard:
     board.with_variable(
         dashboard_builder.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
     )
-    board.with_variable(_choice("namespace", "Namespace", f"label_values(sd_model_info, {NAMESPACE})"))
+    board.with_variable(_choice("namespace", "Namespace", f"label_values(sd_queue_limit, {NAMESPACE})"))
     board.with_variable(
-        _choice("service", "Service", f'label_values(sd_model_info{{{NAMESPACE}=~"$namespace"}}, {SERVICE})')
+        _choice("service", "Service", f'label_values(sd_queue_limit{{{NAMESPACE}=~"$namespace"}}, {SERVICE})')
     )
     board.with_variable(
         _choice(
             "revision",
             "Revision",
-            f'label_values(sd_model_info{{{NAMESPACE}=~"$namespace", {SERVICE}=~"$service"}}, {REVISION})',
+            f'label_values(sd_queue_limit{{{NAMESPACE}=~"$namespace", {SERVICE}=~"$service"}}, {REVISION})',
         )
     )
     board.annotation(_Deploys())

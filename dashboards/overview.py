@@ -7,6 +7,7 @@ from dashboards.panels import Query, lines, number, timeline
 from dashboards.series import (
     ACTIVATOR,
     FAILURES,
+    FRONT,
     QUEUE_PROXY,
     REVISION,
     legend,
@@ -99,7 +100,7 @@ def build() -> Dashboard:
     )
     section(
         board,
-        "Requests, as the pods saw them",
+        "Requests, as the service saw them",
         lines(
             "Image requests by outcome",
             "How requests for images ended. queue_full, not_ready and draining are refusals that may be "
@@ -235,7 +236,70 @@ def build() -> Dashboard:
             height=6,
         ),
     )
+    section(
+        board,
+        "Front, where there is one",
+        lines(
+            "Jobs by upstream",
+            "Jobs that wait at the fronts for a place at an upstream, and those that are there. Waiting at full "
+            "places: more pods and a larger SD_UPSTREAM_CONCURRENCY.",
+            Query(total(of("sd_upstream_waiting", job=FRONT), "upstream"), "waiting {{upstream}}"),
+            Query(total(of("sd_upstream_in_flight", job=FRONT), "upstream"), "there {{upstream}}"),
+            unit="short",
+        ),
+        lines(
+            "Longest wait",
+            "How long the job that has waited longest has waited. Sessions take turns: one with many jobs waits, "
+            "others do not wait for all of them.",
+            Query(f"max by (upstream) ({of('sd_upstream_oldest_seconds', job=FRONT)})", "{{upstream}}"),
+            unit="s",
+            steps=((60, "orange"), (300, "red")),
+        ),
+        lines(
+            "Jobs sent again",
+            "Attempts that failed for no fault of the job, by the five most frequent causes. The client sees none of "
+            "it, but time.",
+            Query(
+                f"topk(5, {total(rate('sd_upstream_retries_total', job=FRONT), 'cause')})",
+                "{{cause}}",
+            ),
+            unit="reqps",
+            steps=((0.1, "orange"),),
+        ),
+        lines(
+            "Time beside the pods",
+            "Mean seconds of a request that passed in no pod: its turn at the front, Knative's queue, cold starts, "
+            "and attempts that failed.",
+            Query(_beside(), "mean"),
+            unit="s",
+            steps=((30, "orange"),),
+        ),
+        lines(
+            "Failures of the state",
+            "Failures of the store of sessions and tasks (SD_STATE_URL), by kind. While it is away, fronts answer what "
+            "they know.",
+            Query(total(rate("sd_state_errors_total", job=FRONT), "kind"), "{{kind}}"),
+            unit="short",
+            steps=((0.1, "red"),),
+        ),
+        lines(
+            "Errors of the front",
+            "Errors that fronts answered, by code of the exception tree.",
+            Query(total(rate("sd_errors_total", job=FRONT), "code"), "{{code}}"),
+            unit="reqps",
+            steps=((0.1, "red"),),
+        ),
+    )
     return board
+
+
+def _beside() -> str:
+    """Seconds of all requests at the fronts, less those of their jobs in the pods, a request."""
+    whole = "sd_request_duration_seconds"
+    asked = total(rate(f"{whole}_sum", job=FRONT))
+    count = total(rate(f"{whole}_count", job=FRONT))
+    drawn = f"{total(rate(f'{whole}_sum', endpoint='job'))}"
+    return f"clamp_min(({asked} - {drawn}) / ({count} > 0), 0)"
 
 
 def _held(state: str) -> str:

@@ -12,7 +12,9 @@ REVISION: Final = "kn_revision_name"
 LABELS: Final = (NAMESPACE, SERVICE, REVISION)
 
 JOB: Final = "knative-diffusion"
-"""The ``job`` label of the service's own series; tells its process_* series from those of others."""
+"""The ``job`` label of the pods that have a device."""
+FRONT: Final = "knative-diffusion-front"
+"""The ``job`` label of fronts, which export the same series: :func:`of` tells them apart."""
 ACTIVATOR: Final = "activator"
 QUEUE_PROXY: Final = "queue-proxy"
 AUTOSCALER: Final = "autoscaler"
@@ -24,14 +26,23 @@ FAILURES: Final = "queue_full|memory_full|draining|not_ready|deadline|out_of_mem
 """Outcomes that count against the service; a bad request or a cancelled one does not."""
 
 
+ASKED: Final = ("sd_requests_total", "sd_http_requests_total", "sd_request_duration_seconds")
+"""What clients ask for. Behind a front each request is a job of a pod too, which is left out: it counts once."""
+
+
 def of(name: str, **matchers: str) -> str:
     """The series ``name`` of the chosen namespace, service and revision, narrowed by label.
 
-    A value with ``|`` or ``.`` in it is a regular expression.
+    A value with ``|`` or ``.`` in it is a regular expression. Without a ``job``, ours are those of pods with a device;
+    what clients ask for is counted where they ask, at a front or at a pod.
     """
     narrowed = [
         f'{label}{"=~" if set(value) & set("|.") else "="}"{value}"' for label, value in matchers.items()
     ]
+    if name.startswith(ASKED) and "endpoint" not in matchers:
+        narrowed.append('endpoint!="job"')
+    elif name.startswith(("sd_", "process_")) and "job" not in matchers:
+        narrowed.append(f'job="{JOB}"')
     return f"{name}{{{', '.join((CHOSEN, *narrowed))}}}"
 
 

@@ -59,6 +59,16 @@ def service(folder: Path, port: int = 0, **settings: str | float) -> Iterator[st
 
 
 @contextmanager
+def front(folder: Path, upstream: str) -> Iterator[str]:
+    """A front before the service at ``upstream``, ready; yields its base URL, then stops it."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
+    command = [sys.executable, "-m", "service", "front", "--upstream", upstream, "--port", str(port)]
+    with _running(command, folder / "front.log", f"http://127.0.0.1:{port}/readyz", environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def prometheus(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """A Prometheus with ``config``, ready; yields its base URL and stops it at the end."""
     port = free_port()
@@ -132,13 +142,14 @@ async def load(url: str, seconds: float, *, side: int = 256, steps: int = 4) -> 
     limits = httpx.Timeout(300)
     async with httpx.AsyncClient(base_url=url, timeout=limits) as client:
         await asyncio.gather(
-            _draw(client, end, "pretty dog", side, steps),
-            _draw(client, end, "red rocket", side, steps + 2),
+            draw(client, end, "pretty dog", side, steps),
+            draw(client, end, "red rocket", side, steps + 2),
             _disturb(client, end, side),
         )
 
 
-async def _draw(client: httpx.AsyncClient, end: float, prompt: str, side: int, steps: int) -> None:
+async def draw(client: httpx.AsyncClient, end: float, prompt: str, side: int, steps: int) -> None:
+    """Ask for one image after the other until ``end`` (of ``time.monotonic``), at least once."""
     seed = 0
     while seed == 0 or time.monotonic() < end:
         seed += 1

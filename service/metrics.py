@@ -34,6 +34,7 @@ OUTCOMES: Final = (
     "device_lost", "error",
 )  # fmt: skip
 CACHES: Final = ("conditioning", "checkpoint")
+STATE_ERRORS: Final = ("unreachable", "refused", "garbage")
 CLOSED: Final = ("malformed", "large_head", "slow_head", "slow_body", "slow_client", "too_many")
 """Why a connection is closed before its time; see :mod:`service.connections`."""
 
@@ -126,6 +127,12 @@ class Metrics:
         self.upstream_in_flight = Gauge(
             "sd_upstream_in_flight", "Jobs at an upstream now.", ["upstream"], registry=one
         )
+        self.upstream_oldest = Gauge(
+            "sd_upstream_oldest_seconds",
+            "Seconds for which the job that has waited longest for an upstream has waited.",
+            ["upstream"],
+            registry=one,
+        )
         self.upstream_retries = Counter(
             "sd_upstream_retries_total",
             "Attempts at an upstream that failed for no fault of the job, by cause.",
@@ -167,6 +174,8 @@ class Metrics:
         for cache in CACHES:
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
+        for kind in STATE_ERRORS:
+            self.state_errors.labels(kind)
         for kind in KINDS:
             self.budget_refused.labels(kind)
         for reason in CLOSED:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import httpx
@@ -91,7 +92,11 @@ class RemoteBackend:
             self._upstreams[name] = Upstream(
                 name, url, client, largest_event=self._largest, on_catalogue=self._learn
             )
-            self._turns[name] = Turns(self._concurrency, self._queue_size, self._changed, name)
+            turns = self._turns[name] = Turns(self._concurrency, self._queue_size, self._changed, name)
+            self._metrics.upstream_oldest.labels(name).set_function(partial(getattr, turns, "oldest"))
+            for cause in _CAUSES:
+                self._metrics.upstream_retries.labels(name, cause)
+        self._changed()
         self._own = self._read_catalogue()
         self._lifecycle.loading("Starting.")
         self._lifecycle.ready()
@@ -136,11 +141,6 @@ class RemoteBackend:
     def waiting(self) -> int:
         """Jobs that wait here."""
         return sum(turns.waiting for turns in self._turns.values())
-
-    @property
-    def oldest(self) -> Mapping[str, float]:
-        """By upstream, the seconds for which the job that has waited longest has waited."""
-        return {name: turns.oldest for name, turns in self._turns.items()}
 
     def readiness(self) -> Probe:
         """Of this process: whether a device can be had is the platform's affair."""

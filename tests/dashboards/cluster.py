@@ -58,8 +58,8 @@ def _plain(label: str) -> str:
     return re.sub(r"\W", "_", label)
 
 
-def pods(service: int, queue_proxy: int, activator: int, autoscaler: int) -> list[Pod]:
-    """A serving pod, Knative's activator and autoscaler, and pods that must not be scraped."""
+def pods(service: int, front: int, queue_proxy: int, activator: int, autoscaler: int) -> list[Pod]:
+    """A serving pod, a front, Knative's activator and autoscaler, and pods that must not be scraped."""
     ours = {
         "app.kubernetes.io/name": "knative-diffusion",
         "serving.knative.dev/service": "lean",
@@ -70,6 +70,16 @@ def pods(service: int, queue_proxy: int, activator: int, autoscaler: int) -> lis
     control = {"metrics": "http-metrics"}
     return [
         Pod("lean-00001-a", "default", ours, {user: service, side: queue_proxy, autometric: 1, queue: 1}),
+        Pod(
+            "front-00001-a",
+            "default",
+            {
+                "app.kubernetes.io/name": "knative-diffusion-front",
+                "serving.knative.dev/service": "front",
+                "serving.knative.dev/revision": "front-00001",
+            },
+            {user: front, side: 1, autometric: 1, queue: 1},
+        ),
         Pod("lean-00001-gone", "default", ours, {user: 1, side: 1}, phase="Succeeded"),
         Pod("seed-00001-x", "default", {"serving.knative.dev/service": "seed"}, {user: 1, side: 1}),
         Pod(

@@ -45,6 +45,13 @@ class World:
     """What the service answered on /metrics at the end of the load."""
 
 
+async def crowd(url: str, front: str) -> None:
+    """Clients at the service, and one at the front before it."""
+    async with httpx.AsyncClient(base_url=front, timeout=300) as client:
+        end = time.monotonic() + LOAD
+        await asyncio.gather(stand.load(url, LOAD, side=128), stand.draw(client, end, "green tree", 128, 2))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The service on the shipped model and Knative's captures, scraped through ``prometheus.yml``."""
@@ -60,7 +67,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ports = [
             stack.enter_context(replay(name, 2 * LOAD)) for name in ("queue-proxy", "activator", "autoscaler")
         ]
-        cluster = pods(int(url.rpartition(":")[2]), *ports)
+        before = stack.enter_context(stand.front(folder, url))
+        cluster = pods(int(url.rpartition(":")[2]), int(before.rpartition(":")[2]), *ports)
         # A pod with a card: this machine has none, and its series exist only where there is one.
         labels = cluster[0].labels | {
             "serving.knative.dev/service": "card",
@@ -81,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         stack.callback(api.close)
         time.sleep(3 * SCRAPE)
         start = time.time()
-        asyncio.run(stand.load(url, LOAD, side=128))
+        asyncio.run(crowd(url, before))
         time.sleep(2 * SCRAPE)
         end = time.time()
         text = httpx.get(f"{url}/metrics").text

@@ -10,6 +10,7 @@ from dashboards.draw import contact_sheet
 from dashboards.frame import DEPLOYS
 from dashboards.output import boards, rule_files
 from dashboards.query import Series, fill, has_data
+from dashboards.series import FRONT
 from dashboards.sheet import collect
 from tests.dashboards.conftest import World
 
@@ -31,7 +32,8 @@ RECORDS = [
 
 def ask(world: World, panel: dict[str, Any]) -> list[list[Series]]:
     """What the queries of a panel bring back, asked more narrowly than "All" so that labels are tested too."""
-    service = "card" if "sd_gpu_memory" in panel["targets"][0]["expr"] else "lean"
+    asked = panel["targets"][0]["expr"]
+    service = "card" if "sd_gpu_memory" in asked else "front|lean" if FRONT in asked else "lean"
     return world.api.panel(panel, world.window, {**CHOICES, "service": service})
 
 

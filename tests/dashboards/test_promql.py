@@ -62,6 +62,9 @@ def existing() -> dict[str, set[str]]:
     metrics.set_model("m", "h", "cpu", "float32")
     metrics.http_done("other", "GET", 200)
     metrics.request_done("txt2img", "error", 1)
+    for series in (metrics.upstream_waiting, metrics.upstream_in_flight, metrics.upstream_oldest):
+        series.labels("default")
+    metrics.upstream_retries.labels("default", "connect")
     texts = [metrics.render().decode(), *(path.read_text() for path in sorted(DATA.glob("*.txt")))]
     found: dict[str, set[str]] = {"ALERTS": {"alertname", "alertstate"}, "up": set(TARGET_LABELS)}
     for text in texts:

@@ -132,7 +132,7 @@ def test_cluster_configuration_is_clean(tmp_path: Path) -> None:
                 "role": "pod",
                 "namespaces": {"names": ["knative-serving"]},
             }
-    config["scrape_configs"] = from_config(pods(1, 2, 3, 4))
+    config["scrape_configs"] = from_config(pods(1, 2, 3, 4, 5))
     config["rule_files"] = [str(DASHBOARDS / pattern) for pattern in config["rule_files"]]
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))

@@ -11,7 +11,7 @@ import yaml
 
 from dashboards import stand
 from dashboards.query import Prometheus
-from dashboards.series import ACTIVATOR, AUTOSCALER, JOB, LABELS, QUEUE_PROXY
+from dashboards.series import ACTIVATOR, AUTOSCALER, FRONT, JOB, LABELS, QUEUE_PROXY
 from service.metrics import Metrics
 from tests.dashboards.cluster import MONITORS, from_config, from_monitors, pods
 from tests.dashboards.conftest import World, need
@@ -19,6 +19,7 @@ from tests.dashboards.replay import exposition, replay
 
 WANTED = {
     JOB: {"k8s_namespace_name": "default", "kn_service_name": "lean", "kn_revision_name": "lean-00001"},
+    FRONT: {"k8s_namespace_name": "default", "kn_service_name": "front", "kn_revision_name": "front-00001"},
     QUEUE_PROXY: {
         "k8s_namespace_name": "default",
         "kn_service_name": "lean",
@@ -36,7 +37,7 @@ def scraped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     metrics = Metrics()
     metrics.request_done("txt2img", "ok", 2.0)
     with ExitStack() as stack:
-        ports = [stack.enter_context(exposition(metrics.render))]
+        ports = [stack.enter_context(exposition(made.render)) for made in (metrics, Metrics())]
         ports += [stack.enter_context(replay(name, 1)) for name in ("queue-proxy", "activator", "autoscaler")]
         cluster = pods(*ports)
         jobs = (
@@ -57,12 +58,12 @@ def scraped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_only_our_pods_and_ports_are_targets_with_knative_s_labels(scraped: Prometheus) -> None:
     targets = scraped.get("targets", state="active")["activeTargets"]
     by_job = {target["labels"]["job"]: target for target in targets}
-    assert len(targets) == len(by_job) == 4
+    assert len(targets) == len(by_job) == 5
     for job, wanted in WANTED.items():
         assert by_job[job]["health"] == "up", by_job[job]["lastError"]
         labels = by_job[job]["labels"]
         assert {name: labels[name] for name in LABELS if name in labels} == wanted
-        assert labels["pod"] in ("lean-00001-a", "activator-0", "autoscaler-0")
+        assert labels["pod"] in ("lean-00001-a", "front-00001-a", "activator-0", "autoscaler-0")
 
 
 def test_no_label_of_a_series_is_pushed_aside(scraped: Prometheus) -> None:
@@ -72,7 +73,9 @@ def test_no_label_of_a_series_is_pushed_aside(scraped: Prometheus) -> None:
     moved = {name for name in names if name.startswith("exported_")}
     kept = {name for name in moved if not all(s["__name__"] == "target_info" for s in _having(scraped, name))}
     assert kept == set()
-    (counted,) = scraped.instant('sd_requests_total{endpoint="txt2img", outcome="ok"}', time.time())
+    (counted,) = scraped.instant(
+        'sd_requests_total{endpoint="txt2img", outcome="ok", job="knative-diffusion"}', time.time()
+    )
     assert counted.last == 1
 
 
@@ -109,7 +112,7 @@ def test_the_component_builds_with_the_namespace_of_its_user(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     found = list(yaml.safe_load_all(done.stdout))
     kinds = sorted(one["kind"] for one in found)
-    assert kinds == ["ConfigMap"] * 4 + ["PodMonitor"] * 2 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
+    assert kinds == ["ConfigMap"] * 4 + ["PodMonitor"] * 3 + ["PrometheusRule"] + ["ServiceMonitor"] * 2
     for one in found:
         assert one["metadata"]["namespace"] == "images"
         if one["kind"] == "ConfigMap":

@@ -220,8 +220,8 @@ def _diffusers_engine(settings: Settings, metrics: Metrics) -> Callable[[], Engi
 
     def make() -> Engine:
         # Here, in the engine's thread: torch takes seconds to import and the probes answer meanwhile.
-        from service.engine.engine import DiffusersEngine
+        from service.engine.start import start
 
-        return DiffusersEngine(settings, count)
+        return start(settings, count)
 
     return make

@@ -46,12 +46,12 @@ def serve(
     settings = _settings(host=host, port=port, model=model)
     if settings.upstream:
         _fail("SD_UPSTREAM is set, which is for a front: run `python -m service front`, or unset it.")
-    from service.catalogue.checkpoints import read_ahead
+    from service import allocator
+    from service.catalogue.page_cache import advise
 
-    # First of all: the disk has nothing else to do while Python imports for seconds.
-    local = Path(settings.model).expanduser()
-    if local.exists():
-        read_ahead(local)
+    allocator.prepare()  # while there is one thread
+    # The disk has nothing else to do while Python imports for seconds.
+    advise(Path(settings.model).expanduser())
     _serve(settings)
 
 

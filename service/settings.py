@@ -102,11 +102,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds after the last image at which the weights leave memory altogether; 0: never.",
     )
-    warmup_steps: int = Field(
-        2, ge=1, le=150, description="Sampler steps of the warm-up image that precedes readiness."
+    warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        le=150,
+        description="Sampler steps of the warm-up image that precedes readiness; 0: only the text encoder and the VAE "
+        "are run. Default: 2 on a GPU, 0 on a CPU, which has no kernels to choose.",
     )
     warmup_size: int = Field(
-        0, ge=0, le=2048, description="Side of the warm-up image; 0: the checkpoint's own size."
+        0,
+        ge=0,
+        le=2048,
+        description="Side of the warm-up image; 0: the checkpoint's own size, or with 0 steps the smallest.",
     )
 
     # --- limits ----------------------------------------------------------------------------------

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +16,7 @@ import structlog
 
 from service.catalogue.catalogue import find_checkpoint
 from service.catalogue.files import is_tellable, leaving_out
-from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, warm_page_cache, weight_files
+from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, weight_files
 from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
 from service.settings import Settings
@@ -23,7 +26,11 @@ log = structlog.get_logger(__name__)
 _HASHES: Final[dict[Path, str]] = {}
 """Hashes of this process, by where they are remembered: there may be nowhere to write them."""
 
-_HASHING: Final = threading.Lock()
+_HASHING: Final[defaultdict[Path, threading.Lock]] = defaultdict(threading.Lock)
+"""One for each file: who comes second waits and finds the hash remembered."""
+
+SOON_HASHED: Final = 64 * 1024 * 1024
+"""Bytes of weights that are hashed at once, in less time than anybody notices."""
 
 _HUB_FILES: Final = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
@@ -87,40 +94,18 @@ def describe(
     return CheckpointInfo(title=title, name=model_name, filename=str(path), sha256=sha256)
 
 
-def read_ahead(path: Path) -> threading.Thread:
-    """Bring a checkpoint's weights into the page cache and know its hash, in a thread that this returns.
-
-    Importing torch takes seconds of one core and no disk; reading and hashing meanwhile hides a cold disk and the hash.
-    """
-
-    def work() -> None:
-        try:
-            if _remembered(hash_store(path)) is not None:
-                warm_page_cache(path)
-            else:
-                sha256_of(path)
-        except OSError:
-            pass  # whoever loads the file will say what is wrong with it
-
-    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
-    thread.start()
-    return thread
-
-
 def sha256_of(path: Path, *, skip_header: bool = False) -> str:
     """SHA-256 of a checkpoint: of a file its bytes, of a folder those of its weight files in order.
 
     With ``skip_header`` the header of ``.safetensors`` files is left out (so that metadata can change).
     Remembered in the user's cache folder by path, size and time of change: hashing gigabytes takes seconds.
     """
-    with _HASHING:  # who comes second waits and finds it remembered
-        return _sha256_of(path, skip_header)
-
-
-def _sha256_of(path: Path, skip_header: bool) -> str:
     store = hash_store(path, skip_header=skip_header)
-    if (remembered := _remembered(store)) is not None:
-        return remembered
+    with _HASHING[store]:
+        return _remembered(store) or _sha256_of(path, store, skip_header)
+
+
+def _sha256_of(path: Path, store: Path, skip_header: bool) -> str:
     digest = hashlib.sha256()
     for file in weight_files(path):
         with file.open("rb") as stream:
@@ -198,13 +183,40 @@ class CheckpointCatalogue:
         self._infos = found
 
     def hashed(self, info: CheckpointInfo) -> CheckpointInfo:
-        """``info`` with its hash, from now on in the list too: known once a checkpoint is loaded, as in A1111."""
+        """``info`` with its hash, from now on in the list too. Reads the whole checkpoint if nobody remembers."""
         if info.sha256 is not None:
             return info
         sha256 = sha256_of(Path(info.filename))
         known = replace(info, title=f"{info.title} [{sha256[:10]}]", sha256=sha256)
         self._infos = [known if each.filename == info.filename else each for each in self._infos]
         return known
+
+    def hash_in_the_background(self, info: CheckpointInfo) -> CheckpointInfo:
+        """``info`` with its hash if that is known or a matter of milliseconds; else it will be in the list later.
+
+        Hashing gigabytes takes seconds, which neither readiness nor an image waits for: a thread does it that yields
+        to every other.
+        """
+        path = Path(info.filename)
+        if info.sha256 is not None:
+            return info
+        if sum(file.stat().st_size for file in weight_files(path)) <= SOON_HASHED:
+            return self.hashed(info)
+
+        def work() -> None:
+            with suppress(OSError):
+                if (
+                    hasattr(os, "setpriority") and sys.platform == "linux"
+                ):  # there a priority is a thread's own
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+                self.hashed(info)
+
+        threading.Thread(target=work, name="hash", daemon=True).start()
+        return info
+
+    def known(self, info: CheckpointInfo) -> CheckpointInfo:
+        """What the list says of that checkpoint by now."""
+        return next((each for each in self._infos if each.filename == info.filename), info)
 
     def all(self) -> list[CheckpointInfo]:
         """The default one first, then by path."""

@@ -134,6 +134,14 @@ def weights_of(folder: Path) -> list[Path]:
     raise ModelLoadError(f"{folder} has no {SUFFIX} file: the checkpoint is incomplete, fetch it again.")
 
 
+def files_to_read(checkpoint: Path) -> list[Path]:
+    """The files that loading a checkpoint reads. Raises :class:`ModelLoadError` where one is missing."""
+    if checkpoint.is_file():
+        return [checkpoint]
+    parts = [checkpoint / part for part in PARTS if (checkpoint / part).is_dir()]
+    return [file for part in parts for file in weights_of(part)]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's folder. Raises :class:`ModelLoadError`."""
     try:

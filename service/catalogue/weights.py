@@ -1,10 +1,9 @@
-"""Checkpoint files on disk, without torch: what is in them, whether they are whole, and reading them ahead.
+"""Checkpoint files on disk, without torch: what is in them, and whether they are whole.
 
 A ``.safetensors`` file is eight bytes of header length (little-endian), a JSON header that names each tensor's dtype,
 shape and byte range, and the bytes. (https://github.com/huggingface/safetensors, "Format".)
 """
 
-import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +22,6 @@ _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I
 _HEADER_LIMIT: Final = 100_000_000
 _MOST_DIMENSIONS: Final = 8
 _MOST_ELEMENTS: Final = 2**48  # of a dtype whose size is not known here
-_CHUNK: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +107,3 @@ def weight_files(checkpoint: Path) -> list[Path]:
     if checkpoint.is_file():
         return [checkpoint]
     return sorted(checkpoint.glob(f"*/*{SUFFIX}"))
-
-
-def warm_page_cache(checkpoint: Path) -> None:
-    """Read the weights once, so that who reads them next finds them in memory. Raises OSError."""
-    buffer = bytearray(_CHUNK)
-    for path in weight_files(checkpoint):
-        with path.open("rb", buffering=0) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            while file.readinto(buffer):
-                pass

@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 
+from service import allocator
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
 from service.gpu_slice import read_gpu_slice
 from service.settings import Settings
@@ -73,9 +74,15 @@ class Device:
             return {}
 
     def free_memory(self) -> None:
-        """Give cached blocks back, after something failed."""
+        """Give cached blocks back, after something failed or was unloaded."""
         if self.is_cuda:
             torch.cuda.empty_cache()
+        else:
+            allocator.give_back()
+
+
+MAIN_MEMORY: Final = Device(torch.device("cpu"), torch.float32, 0)
+"""For tensors that are not computed with as they are: networks to add, embeddings."""
 
 
 def choose(settings: Settings) -> Device:

@@ -26,9 +26,12 @@ from service.engine import attention, device
 from service.engine.captioner import Captioner
 from service.engine.conditioning import EncodingCache
 from service.engine.families.model import Model
+from service.engine.families.protocol import TextOptions
 from service.engine.generation.generation import Generation
 from service.engine.shelves.library import Library
 from service.engine.weights import loading, single_file
+from service.engine.weights.ahead import ReadAhead
+from service.engine.weights.tensors import read_tensors
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -39,12 +42,21 @@ T = TypeVar("T")
 class DiffusersEngine:
     """See :class:`service.backends.engine.Engine`. All methods run in one thread, the engine's."""
 
-    def __init__(self, settings: Settings, on_cache: Callable[[str, bool], None] | None = None) -> None:
-        """``on_cache(cache, hit)`` is told of each look-up (``cache`` of ``metrics.CACHES``)."""
+    def __init__(
+        self,
+        settings: Settings,
+        on_cache: Callable[[str, bool], None] | None = None,
+        ahead: ReadAhead | None = None,
+    ) -> None:
+        """``on_cache(cache, hit)`` is told of each look-up (``cache`` of ``metrics.CACHES``).
+
+        ``ahead`` is reading the default checkpoint since before this module was imported; see :mod:`start`.
+        """
         self._settings = settings
         self._device: device.Device | None = None
         self._library: Library | None = None
         self._captioner: Captioner | None = None
+        self._ahead = ahead
         self._on_cache = on_cache or (lambda cache, hit: None)
         self.conditioning_cache = EncodingCache()
         self.conditioning_cache.on_hit = partial(self._on_cache, "conditioning", True)
@@ -61,29 +73,27 @@ class DiffusersEngine:
         self._library = Library(
             path, self._settings, self._device, self._load, partial(self._on_cache, "checkpoint")
         )
-        model = self._library.get(None)
+        try:
+            model = self._library.get(None)
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
+                self._ahead = None
         read = time.perf_counter()
         on_news("Making the warm-up image.", part="weights", seconds=read - began)
         self._warm_up(model)
         on_news("Ready.", part="warm_up", seconds=time.perf_counter() - read)
 
     def _warm_up(self, model: Model) -> None:
-        """One small image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
-        side, steps, guidance = self._settings.warmup_size, self._settings.warmup_steps, 7.0
-        if not side and not self._require().device.is_cuda:
-            # No kernels to choose, no memory to reserve for a size: the smallest image shows as much, and sooner.
-            side, steps, guidance = 1, 1, 1.0
-        side = max(64, (side or min(model.native_size, self._settings.max_side)) // 8 * 8)
-        request = GenerationRequest(
-            prompt="warm-up",
-            negative_prompt="",
-            guidance_scale=guidance,
-            steps=steps,
-            width=side,
-            height=side,
-        )
+        """One image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
+        side, steps = self._settings.warmup_size, self._settings.warmup_steps
+        if steps is None:
+            steps = 2 if self._require().device.is_cuda else 0
+        if not side:
+            side = min(model.native_size, self._settings.max_side) if steps else 0
+        side = max(64, side // 8 * 8)
         try:
-            result = self.generate(request, CancelToken(), lambda progress: None)
+            image = self._image(side, steps) if steps else self._image_of_noise(model, side)
         except OutOfMemory as error:
             raise ModelLoadError(
                 f"The checkpoint was read, but there is no memory left to make an image of {side}×{side}: "
@@ -93,10 +103,28 @@ class DiffusersEngine:
             raise
         except ServiceError as error:
             raise type(error)(f"The warm-up image failed: {error.detail}") from error
-        if float(result.images[0].std()) == 0.0:
+        if float(image.std()) == 0.0:
             log.warning(
                 "the warm-up image has one colour only: the checkpoint may be broken", model=model.info.title
             )
+
+    def _image(self, side: int, steps: int) -> Pixels:
+        request = GenerationRequest(
+            prompt="warm-up", negative_prompt="", guidance_scale=7.0, steps=steps, width=side, height=side
+        )
+        return self.generate(request, CancelToken(), lambda progress: None).images[0]
+
+    def _image_of_noise(self, model: Model, side: int) -> Pixels:
+        """What the VAE makes of noise, after the text encoders ran: all but the network that takes the time."""
+
+        def work() -> Pixels:
+            model.condition(["warm-up"], [""], TextOptions(steps=1), lambda: None)
+            noise = torch.randn(
+                (1, *model.latent_shape(side, side)), generator=torch.Generator().manual_seed(0)
+            )
+            return model.decode(noise.to(model.device), side, side)[0]
+
+        return self._guarded(work, f"An image of {side}×{side}")
 
     # --- images --------------------------------------------------------------------------------------
 
@@ -181,12 +209,10 @@ class DiffusersEngine:
         chosen = self._device
         assert chosen is not None
         path = Path(info.filename)
+        load = loading.load_folder if path.is_dir() else single_file.load_file
 
         def work() -> Model:
-            if path.is_dir():
-                model = loading.load_folder(path, info, chosen, self.conditioning_cache)
-            else:
-                model = single_file.load_file(path, info, chosen, self.conditioning_cache)
+            model = load(path, info, chosen, self.conditioning_cache, self._ahead or read_tensors)
             attention.tune(model, chosen, self._settings)
             return model
 

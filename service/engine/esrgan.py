@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, leaky_relu, pixel_unshuffle
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
 from service.core.pixels import Pixels
+from service.engine.device import Device
 from service.engine.weights.tensors import fill, read_tensors, without_memory
 
 TILE: Final = 256
@@ -190,7 +191,10 @@ def load(path: Path, device: torch.device, dtype: torch.dtype) -> RRDBNet | SRVG
     entries, _ = read_header(path)
     made = plan(path, entries)
     ours = {theirs: name for name, theirs in made.names.items()}
-    tensors = ((ours[name], tensor) for name, tensor in read_tensors(path, dtype, device, ours.__contains__))
+    tensors = (
+        (ours[name], tensor)
+        for name, tensor in read_tensors(path, Device(device, dtype, 0), ours.__contains__)
+    )
     fill(made.network, tensors, f"upscaler {path.name}")
     return made.network.eval().requires_grad_(False)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from service.catalogue.checkpoints import sha256_of
@@ -13,6 +12,7 @@ from service.catalogue.files import identity, leaving_out, left_out, weight_file
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
 from service.core.records import EmbeddingInfo
+from service.engine.device import MAIN_MEMORY
 from service.engine.families.model import Model
 from service.engine.weights.tensors import read_tensors
 
@@ -109,7 +109,7 @@ def read_embedding(path: Path) -> EmbeddingFile:
     if sum(entry.end - entry.start for entry in entries.values()) > _MOST_BYTES:
         raise ModelLoadError(f"{path.name} is too large for a textual inversion.")
     wanted = _vectors_of(path, entries)
-    tensors = dict(read_tensors(path, torch.float32, torch.device("cpu"), lambda name: name in wanted))
+    tensors = dict(read_tensors(path, MAIN_MEMORY, lambda name: name in wanted))
     vectors: dict[str, Tensor] = {}
     for name, encoder in wanted.items():
         tensor = tensors[name]

@@ -1,18 +1,16 @@
 """The models folder and what of it is in memory: checkpoints within a budget, and the files that go with them."""
 
 import gc
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
-from service.catalogue.checkpoints import CheckpointCatalogue, hash_store, sha256_of
+from service.catalogue.checkpoints import CheckpointCatalogue, hash_store
 from service.catalogue.files import left_out, look_again
-from service.catalogue.layouts import PARTS, PREFIXES, identify, weights_of
+from service.catalogue.layouts import PREFIXES, files_to_read, identify
 from service.catalogue.weights import read_header, weight_files
 from service.core.errors import ModelLoadError
 from service.core.generation import GenerationRequest
@@ -91,25 +89,24 @@ class Library:
         self._on_look_up(key in self._loaded)
         if key in self._loaded:
             self._loaded.move_to_end(key)
-            return self._loaded[key][0]
+            model = self._loaded[key][0]
+            model.info = self.catalogue.known(info)  # its hash may have become known
+            return model
         path = Path(key)
         needed = self._weight_bytes(path)
         self._make_room(needed)
         memory.require_room(needed, self._device, info.title)
-        hashing = _hash_meanwhile(path)
         model = self._load(info)
-        hashing.join()
-        model.info = self.catalogue.hashed(info)
+        model.info = self.catalogue.known(info)
         self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
         self._loaded[key] = model, hash_store(path)
+        model.info = self.catalogue.hash_in_the_background(model.info)
         return model
 
     def _weight_bytes(self, path: Path) -> int:
         if path.is_file():
             return memory.weight_bytes([path], self._device.dtype, lambda name: name.startswith(PREFIXES))
-        parts = [path / part for part in PARTS if (path / part).is_dir()]
-        files = [file for part in parts for file in weights_of(part)]
-        return memory.weight_bytes(files, self._device.dtype)
+        return memory.weight_bytes(files_to_read(path), self._device.dtype)
 
     def _make_room(self, needed: int) -> None:
         """Let checkpoints go until ``needed`` bytes fit into the budget and onto the device, as far as that goes."""
@@ -165,18 +162,6 @@ def _is_served(path: Path) -> bool:
         left_out(path, error.detail)
         return False
     return True
-
-
-def _hash_meanwhile(path: Path) -> threading.Thread:
-    """Hash a checkpoint while it is loaded: either takes seconds, of different cores."""
-
-    def work() -> None:
-        with suppress(OSError):  # whoever loads the file will say what is wrong with it
-            sha256_of(path)
-
-    thread = threading.Thread(target=work, name="hash", daemon=True)
-    thread.start()
-    return thread
 
 
 def _exists(path: str) -> bool:

@@ -11,6 +11,7 @@ from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_
 from service.catalogue.weights import SUFFIX, read_header
 from service.core.errors import ModelLoadError
 from service.core.records import LoraInfo
+from service.engine.device import MAIN_MEMORY
 from service.engine.families.model import Model
 from service.engine.weights.lora import Adapter, Scaled, WeightPatch
 from service.engine.weights.tensors import dtype_for, read_tensors
@@ -63,7 +64,7 @@ class LoraShelf:
             raise ModelLoadError(f"The LoRA file {path.name} is gone: refresh the LoRAs.") from None
 
         def read() -> Adapter:
-            return Adapter.of(read_tensors(path, torch.float32, torch.device("cpu")))
+            return Adapter.of(read_tensors(path, MAIN_MEMORY))
 
         return self._adapters.get(key, read, lambda adapter: adapter.size)
 

@@ -141,7 +141,7 @@ def _load_file(path: Path, scaling: float, device: Device) -> nn.Module:
         # Training leaves a loss network and averages behind.
         return name.startswith(prefix) and not name.startswith((f"{prefix}loss.", f"{prefix}model_ema."))
 
-    tensors: Iterator[tuple[str, Tensor]] = read_tensors(path, device.dtype, device.torch_device, wanted)
+    tensors: Iterator[tuple[str, Tensor]] = read_tensors(path, device, wanted)
     if f"{prefix}decoder.up_blocks.0.resnets.0.conv1.weight" not in entries:
         tensors = ldm.renamed(tensors, prefix, vae)
     fill(vae, tensors, f"VAE in {path.name}")

@@ -28,7 +28,7 @@ from service.engine.weights.imports import (
     CLIPTokenizer,
     UNet2DConditionModel,
 )
-from service.engine.weights.tensors import fill, read_tensors, without_memory
+from service.engine.weights.tensors import Reader, fill, read_tensors, without_memory
 
 _DIFFUSERS: Final[dict[str, Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel,
@@ -41,7 +41,9 @@ _TRANSFORMERS: Final[dict[str, Any]] = {
 }
 
 
-def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> StableDiffusion:
+def load_folder(
+    folder: Path, info: CheckpointInfo, device: Device, cache: EncodingCache, read: Reader = read_tensors
+) -> StableDiffusion:
     """The checkpoint in a diffusers folder. Raises :class:`ModelLoadError`."""
     index = read_json(folder / INDEX)
     names = {part: value[1] for part, value in index.items() if isinstance(value, list) and len(value) == 2}
@@ -54,7 +56,7 @@ def load_folder(folder: Path, info: CheckpointInfo, device: Device, cache: Encod
     for part in PARTS:
         if names.get(part) is not None:
             module = build(part, names[part], read_json(folder / part / "config.json"))
-            fill(module, tensors_of(folder / part, device), f"{part} in {folder.name}")
+            fill(module, tensors_of(folder / part, device, read), f"{part} in {folder.name}")
             modules[part] = module
     tokenizers = {
         name: CLIPTokenizer.from_pretrained(folder / name, local_files_only=True)
@@ -147,7 +149,7 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     return alphas
 
 
-def tensors_of(folder: Path, device: Device) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(folder: Path, device: Device, read: Reader = read_tensors) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one part of a checkpoint, on the device and in its precision."""
     for file in weights_of(folder):
-        yield from read_tensors(file, device.dtype, device.torch_device, memory_format=device.memory_format)
+        yield from read(file, device)

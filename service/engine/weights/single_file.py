@@ -25,10 +25,12 @@ from service.engine.device import Device
 from service.engine.families.stable_diffusion import Prediction, StableDiffusion
 from service.engine.weights import ldm, loading
 from service.engine.weights.clip_vocabulary import END, clip_tokenizer
-from service.engine.weights.tensors import fill, read_tensors
+from service.engine.weights.tensors import Reader, fill, read_tensors
 
 
-def load_file(path: Path, info: CheckpointInfo, device: Device, cache: EncodingCache) -> StableDiffusion:
+def load_file(
+    path: Path, info: CheckpointInfo, device: Device, cache: EncodingCache, read: Reader = read_tensors
+) -> StableDiffusion:
     """The checkpoint in the file ``path``. Raises :class:`ModelLoadError`."""
     entries, metadata = read_header(path)
     layout = identify(path, entries)
@@ -37,7 +39,7 @@ def load_file(path: Path, info: CheckpointInfo, device: Device, cache: EncodingC
     said = stated_prediction(path, entries, metadata)
     config["scheduler"]["prediction_type"] = said or "epsilon"
     config["scheduler"]["rescale_betas_zero_snr"] = "ztsnr" in entries
-    model = load(path, info, device, cache, layout, config)
+    model = load(path, info, device, cache, layout, config, read)
     if said is None and layout.family == "sd2":
         model.prediction = "epsilon" if predicts_noise(model) else "v_prediction"
     if layout.family == "sd2" and model.prediction == "v_prediction":
@@ -52,14 +54,12 @@ def load(
     cache: EncodingCache,
     layout: Layout,
     config: Mapping[str, Any],
+    read: Reader = read_tensors,
 ) -> StableDiffusion:
     """The checkpoint in ``path`` with the given layout and configuration."""
 
     def tensors(prefix: str) -> Iterator[tuple[str, Tensor]]:
-        return read_tensors(
-            path, device.dtype, device.torch_device, lambda name: name.startswith(prefix),
-            memory_format=device.memory_format,
-        )  # fmt: skip
+        return read(path, device, lambda name: name.startswith(prefix))
 
     modules: dict[str, nn.Module] = {}
     for part, class_name in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):

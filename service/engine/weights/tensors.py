@@ -1,12 +1,15 @@
 """Tensors from ``.safetensors`` files, one at a time and already in the precision of the device.
 
-Memory-mapping a checkpoint and converting it holds it twice while it loads. Reading tensor by tensor holds it once.
+Memory-mapping a checkpoint and converting it holds it twice while it loads. Reading tensor by tensor holds it once, and
+each byte is touched once on its way from the page cache to its place, converted and laid out as it will be used.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
+from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.errors import ModelLoadError
+from service.engine.device import Device
 
 _DTYPES: Final = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -22,32 +26,36 @@ _DTYPES: Final = {
 }  # fmt: skip
 
 
-def read_tensors(
-    path: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    wanted: Callable[[str], bool] = lambda name: True,
-    *,
-    memory_format: torch.memory_format = torch.contiguous_format,
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of ``path`` whose name is ``wanted``; floating ones as ``dtype``, all on ``device``.
+class Reader(Protocol):
+    """Where the tensors of a file come from: :func:`read_tensors`, or what was read ahead."""
 
-    ``memory_format`` is that of tensors with four dimensions (the weights of convolutions).
+    def __call__(
+        self, path: Path, device: Device, wanted: Callable[[str], bool] = ..., /
+    ) -> Iterator[tuple[str, Tensor]]:
+        """See :func:`read_tensors`."""
+
+
+def read_tensors(
+    path: Path, device: Device, wanted: Callable[[str], bool] = lambda name: True, /
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``path`` whose name is ``wanted``, in the order of the file, on ``device``.
+
+    Floating ones come in the device's precision, those with four dimensions (the weights of convolutions) in its
+    memory format. Raises :class:`ModelLoadError`.
     """
     entries, _ = read_header(path)
     chosen = sorted(((n, e) for n, e in entries.items() if wanted(n)), key=lambda item: item[1].start)
-    # One buffer for all: fresh memory for each would cost more time than reading does.
-    buffer = torch.empty(max((e.end - e.start for _, e in chosen), default=0), dtype=torch.uint8)
     try:
         with path.open("rb", buffering=0) as file:
+            source = _Source(path, file)
             for name, entry in chosen:  # in file order: the disk reads ahead
-                kind = dtype_for(entry, dtype)
-                file.seek(entry.start)
-                read = _read(file.readinto, entry, path, buffer)
-                layout = memory_format if read.dim() == 4 else torch.contiguous_format
-                yield name, read.to(device, kind, copy=True, memory_format=layout)
+                yield name, source.tensor(entry, device)
     except OSError as error:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+_BUFFER: Final = 1024 * 1024
+"""Bytes read at once where they have to be converted or laid out anew."""
 
 
 def dtype_for(entry: TensorEntry, dtype: torch.dtype) -> torch.dtype:
@@ -58,19 +66,54 @@ def dtype_for(entry: TensorEntry, dtype: torch.dtype) -> torch.dtype:
     return dtype if own.is_floating_point else own
 
 
-def _read(
-    readinto: Callable[[memoryview], int | None], entry: TensorEntry, path: Path, buffer: Tensor
-) -> Tensor:
-    """One tensor, in ``buffer``: to be copied before the next is read."""
-    flat = buffer[: entry.end - entry.start]
-    view = flat.numpy().data
-    done = 0
-    while done < len(view):
-        count = readinto(view[done:])
-        if not count:
-            raise ModelLoadError(f"{path} ended while it was being read: fetch it again.")
-        done += count
-    return flat.view(_DTYPES[entry.dtype]).reshape(entry.shape)
+class _Source:
+    """An open file. Bytes go through one small buffer, which stays in the processor's cache, into their place."""
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self._path = path
+        self._file = file
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def tensor(self, entry: TensorEntry, device: Device) -> Tensor:
+        """One tensor as ``device`` wants it."""
+        kind = dtype_for(entry, device.dtype)
+        layout = device.memory_format if len(entry.shape) == 4 else torch.contiguous_format
+        self._file.seek(entry.start)
+        if device.torch_device.type != "cpu":
+            return self._rows(entry, entry.shape).to(
+                device.torch_device, kind, memory_format=layout, copy=True
+            )
+        made = torch.empty(entry.shape, dtype=kind, memory_format=layout)
+        if _DTYPES[entry.dtype] is kind and made.is_contiguous():
+            if made.numel():
+                self._fill(made.reshape(-1).view(torch.uint8))
+            return made
+        # Row by row (of the first dimension), as many at once as the buffer takes.
+        rows = made if made.dim() else made.reshape(1)
+        bytes_each = (entry.end - entry.start) // max(1, len(rows))
+        step = max(1, _BUFFER // max(1, bytes_each))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            some.copy_(self._rows(entry, some.shape))
+        return made
+
+    def _rows(self, entry: TensorEntry, shape: Sequence[int]) -> Tensor:
+        """The next bytes as a tensor of ``shape``, in the buffer: to be copied before more is read."""
+        size = prod(shape) * _DTYPES[entry.dtype].itemsize
+        if size > len(self._buffer):
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        flat = self._buffer[:size]
+        self._fill(flat)
+        return flat.view(_DTYPES[entry.dtype]).reshape(shape)
+
+    def _fill(self, flat: Tensor) -> None:
+        view = flat.numpy().data
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise ModelLoadError(f"{self._path} ended while it was being read: fetch it again.")
+            done += count
 
 
 class _NoDraws(TorchFunctionMode):

@@ -63,6 +63,17 @@ RUN set -eu; \
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" >compileall.log || true; \
     ls "$site"/fastapi/__pycache__/__init__.*.pyc "$site"/redis/__pycache__/__init__.*.pyc
 
+# --- dependencies of the page for people, apart (target ui): those of a front, and Gradio -------------------------------
+FROM front-dependencies AS ui-dependencies
+ARG PIP_ARGS=""
+COPY requirements-dev.lock ./
+# hadolint ignore=SC2086
+RUN set -eu; \
+    python -m venv /tmp/pip; \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+      print(*p['optional-dependencies']['ui'], sep='\n')" >requirements.txt; \
+    /tmp/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir $PIP_ARGS -c requirements-dev.lock -r requirements.txt
+
 # --- the service itself ----------------------------------------------------------------------------------------------
 FROM ${BASE} AS service
 ARG PIP_ARGS=""
@@ -114,6 +125,15 @@ COPY --from=front-dependencies /opt/venv /opt/venv
 COPY --from=service /front /app
 USER 10001:10001
 CMD ["front"]
+
+FROM runtime AS ui
+ARG VERSION=0.2.0
+LABEL org.opencontainers.image.version="${VERSION}-ui"
+COPY --from=ui-dependencies /opt/venv /opt/venv
+COPY --from=service /front /app
+USER 10001:10001
+# The address of the service is SD_UI_URL.
+CMD ["ui"]
 
 FROM runtime
 ARG VARIANT

@@ -8,15 +8,15 @@ PORT   ?= 7860
 # CPU build of PyTorch (200 MB in place of several GB).
 PIP_OPTIONS ?=
 
-.PHONY: help setup run test lint format lock readme bench kills dashboards image clean
+.PHONY: help setup run browser-tools screenshots test lint format lock readme bench kills dashboards image clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.base  ## Make .venv and install the locked dependencies
 
-run: setup  ## Serve on http://$(HOST):$(PORT) with the model that ships with the project
-	$(PY) -m service serve --host $(HOST) --port $(PORT)
+run: $(VENV)/.ui  ## Serve page and API on http://$(HOST):$(PORT) with the model that ships with the project
+	SD_UI=$(or $(SD_UI),true) $(PY) -m service serve --host $(HOST) --port $(PORT)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,13 +26,26 @@ $(VENV)/.base: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements.lock
 	@touch $@
 
+$(VENV)/.ui: requirements-dev.lock pyproject.toml $(VENV)/.base
+	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -c requirements-dev.lock $$($(PY) tools/extra.py ui)
+	@touch $@
+
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements-dev.lock
 	@# For comparison in tests alone. Its own requirements (clip, wandb, torchvision …) are not needed for that.
 	$(PY) -m pip install --no-deps k-diffusion==0.1.1.post1
 	@touch $@
 
-test: $(VENV)/.dev  ## Run all tests
+# axe-core looks at the page for what keeps people out. It is MPL and large: installed, never committed.
+build/npm/node_modules/axe-core/axe.min.js:
+	npm install --no-save --no-audit --no-fund --prefix build/npm axe-core@4.14.1
+
+browser-tools: build/npm/node_modules/axe-core/axe.min.js  ## What the page's tests need beside Chromium: axe-core, from npm
+
+screenshots: $(VENV)/.dev  ## Take the pictures of the page in docs/page/ (needs Chromium)
+	PYTHONPATH=. $(PY) tools/screenshots.py
+
+test: $(VENV)/.dev browser-tools  ## Run all tests
 	$(PY) -m pytest -n 2 --dist loadfile
 	@# One test of a name for each route: xdist would run the first alone.
 	$(PY) -m pytest tests/api/test_fuzz.py -k nothing_that_a_client_sends

@@ -2,9 +2,9 @@
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -49,6 +49,9 @@ from service.settings import Settings
 from service.state.memory import MemoryStore
 from service.state.store import Store
 
+if TYPE_CHECKING:
+    from service.ui.mount import PageApp
+
 DIALECTS: Final[tuple[Dialect, ...]] = (OPS, NATIVE, SDAPI, OPENAI, IMAGINE)
 
 
@@ -59,10 +62,12 @@ def create_app(
     settings: Settings,
     make_engine: Callable[[], Engine] | None = None,
     make_backend: MakeBackend | None = None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application for ``settings``: a pod's, with the diffusers engine, or a front's, with upstreams.
 
-    ``make_engine`` replaces that engine (in tests), ``make_backend`` all that is behind the port (on Ray).
+    ``make_engine`` replaces that engine (in tests), ``make_backend`` all that is behind the port (on Ray). ``on_ready``
+    is called once, when the first image can be made.
     """
     if not settings.pod_name:
         settings = settings.model_copy(update={"pod_name": socket.gethostname()})
@@ -80,7 +85,9 @@ def create_app(
         if state is State.READY and not measured:  # now it is known what the model leaves
             budget.resize(_for_requests(settings))
             measured.append(True)
+            on_ready()
 
+    page = _page(settings)
     lifecycle = Lifecycle(state_changed)
     metrics.set_state(lifecycle.state.value)
 
@@ -114,7 +121,8 @@ def create_app(
         if isinstance(backend, RemoteBackend):
             await _remember(backend, settings, store)
         backend.start()
-        yield
+        async with page.running() if page is not None else nullcontext():
+            yield
         await context.close()
 
     app = FastAPI(
@@ -131,6 +139,7 @@ def create_app(
             *_cors(settings),
             Middleware(SameOrigin, allowed=settings.cors_allow_origins),
             Middleware(BasicAuth, users=settings.api_auth),
+            *_page_middleware(page),
             # Answers with pictures say Content-Encoding: identity and pass as they are.
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
             Middleware(SessionCookie, name=settings.session_cookie, ttl=settings.session_ttl),
@@ -151,6 +160,29 @@ def _for_requests(settings: Settings) -> int:
     if settings.memory_budget_mb is not None:
         return int(settings.memory_budget_mb * 1e6)
     return main_memory.for_requests(main_memory.limit(), main_memory.resident())
+
+
+def _page(settings: Settings) -> "PageApp | None":
+    """The page for people, where it is asked for: a client of this very server, over its own address."""
+    if not settings.ui:
+        return None
+    from service.ui.mount import PageApp
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - compared
+    return PageApp(
+        f"http://{host}:{settings.port}",
+        grafana=settings.ui_grafana,
+        poll=settings.ui_poll,
+        root_path=settings.root_path,
+    )
+
+
+def _page_middleware(page: "PageApp | None") -> list[Middleware]:
+    if page is None:
+        return []
+    from service.ui.mount import PageBefore
+
+    return [Middleware(PageBefore, page=page)]
 
 
 def _cors(settings: Settings) -> list[Middleware]:

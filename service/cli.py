@@ -1,9 +1,11 @@
-"""The command line: serve, generate, batch, fetch, plan, settings. Every option is also an ``SD_*`` variable.
+"""The command line: serve, ui, generate, batch, fetch, plan, settings. Every option is also an ``SD_*`` variable.
 
 Heavy imports wait inside the commands: ``--help`` is instant, and ``serve`` listens before torch is imported.
 """
 
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -76,10 +78,12 @@ def _serve(settings: Settings) -> None:
     from service.app import create_app
 
     logs.configure(settings)
-    if sys.stderr.isatty():
-        _greet(settings)
+    if settings.ui and find_spec("gradio") is None:
+        _fail("SD_UI needs the extra ui: pip install 'knative-diffusion[ui]'.")
+    terminal = sys.stderr.isatty()
     try:
-        server.run(create_app(settings), settings)
+        app = create_app(settings, on_ready=partial(_greet, settings) if terminal else lambda: None)
+        server.run(app, settings)
     except OSError as error:
         _fail(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port or --host.",
@@ -88,16 +92,61 @@ def _serve(settings: Settings) -> None:
 
 
 def _greet(settings: Settings) -> None:
+    """Say where it is, once it can be used: the last line of a start."""
     from rich.console import Console
 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
     address = f"http://{host}:{settings.port}"
-    Console(stderr=True, highlight=False).print(
-        f"[bold]{address}[/bold]  (API: {address}/docs). As soon as the model is ready:\n"
+    console = Console(stderr=True, highlight=False)
+    if settings.ui:
+        console.print(f"\nReady. The API is described on {address}/docs.")
+        console.print(f"[bold]Open {address}/ in a browser.[/bold]", soft_wrap=True)
+        return
+    console.print(
+        f"\nReady. The API is described on {address}/docs. A first picture:\n"
         f'  curl -s {address}/sdapi/v1/txt2img -d \'{{"prompt": "pretty dog", "steps": 20}}\' '
         "| python3 -c 'import sys, json, base64; sys.stdout.buffer.write("
-        'base64.b64decode(json.load(sys.stdin)["images"][0]))\' > dog.png',
+        'base64.b64decode(json.load(sys.stdin)["images"][0]))\' > dog.png\n'
+        f"[bold]{address}[/bold]",
         soft_wrap=True,
+    )
+
+
+@app.command()
+def ui(
+    url: Annotated[str | None, typer.Option(help="Where the API is served (SD_UI_URL).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SD_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (SD_PORT).")] = None,
+    grafana: Annotated[str | None, typer.Option(help="Address of Grafana (SD_UI_GRAFANA).")] = None,
+    poll: Annotated[
+        float | None, typer.Option(help="Seconds between looks at the service's state (SD_UI_POLL).")
+    ] = None,
+) -> None:
+    """Serve the page for people, apart from the service (extra ui)."""
+    settings = _settings(ui_url=url, host=host, port=port, ui_grafana=grafana, ui_poll=poll)
+    if not settings.ui_url.startswith(("http://", "https://")):
+        _fail(f"--url (SD_UI_URL) is {settings.ui_url!r}, but must begin with http:// or https://.")
+    if find_spec("gradio") is None:
+        _fail("The page needs the extra ui: pip install 'knative-diffusion[ui]'.")
+    import uvicorn
+
+    from service.ui.app import create_page
+
+    page = create_page(
+        settings.ui_url.rstrip("/"),
+        grafana=settings.ui_grafana,
+        poll=settings.ui_poll,
+        root_path=settings.root_path,
+    )
+    typer.echo(f"The page for {settings.ui_url} is on http://{settings.host}:{settings.port}/", err=True)
+    uvicorn.run(
+        page,
+        host=settings.host,
+        port=settings.port,
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=3,
     )
 
 

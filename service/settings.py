@@ -235,6 +235,22 @@ class Settings(BaseSettings):
         description="Address at which a front reaches this pod beside every proxy, to interrupt it; default: that of "
         "its host name.",
     )
+    # --- page --------------------------------------------------------------------------------------
+    ui: bool = Field(
+        False, description="Serve the page for people at `/` (extra `ui`). On Knative run it apart instead."
+    )
+    ui_url: str = Field(
+        "",
+        description="Where the API is served, for the page apart (`python -m service ui`): one process, a front, "
+        "Ray Serve.",
+    )
+    ui_poll: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds between the page's questions for the service's state while somebody looks. 0 asks "
+        "never, so that an open page does not keep a service awake that scales to zero.",
+    )
+    ui_grafana: str = Field("", description="Address of Grafana that the page's fleet tab links to.")
 
     # --- logs --------------------------------------------------------------------------------------
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -38,13 +38,13 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_last_stage_is_what_the_manifests_expect(monkeypatch: pytest.MonkeyPatch) -> None:
     service = yaml.safe_load((ROOT / "knative/base/service.yaml").read_text())
     (container,) = service["spec"]["template"]["spec"]["containers"]
-    (entrypoint,), (front_command, command) = instructions("ENTRYPOINT"), instructions("CMD")
+    (entrypoint,), (front_command, _, command) = instructions("ENTRYPOINT"), instructions("CMD")
     assert yaml.safe_load(entrypoint) + yaml.safe_load(command) == container["command"]
     front = yaml.safe_load((ROOT / "knative/components/front/front.yaml").read_text())
     (behind,) = front["spec"]["template"]["spec"]["containers"]
     assert yaml.safe_load(entrypoint) + yaml.safe_load(front_command) == behind["command"]
     user = f"{container['securityContext']['runAsUser']}:{container['securityContext']['runAsGroup']}"
-    assert instructions("USER") == [user, user]
+    assert instructions("USER") == [user] * 3
     assert instructions("EXPOSE") == [str(container["ports"][0]["containerPort"])]
     variables = dict(word.partition("=")[::2] for word in shlex.split(instructions("ENV")[-1]))
     for name, value in variables.items():
@@ -63,6 +63,7 @@ def test_base_is_pinned_and_can_be_replaced() -> None:
         "${BASE}",
         "venv",
         "dependencies",
+        "front-dependencies",
         "runtime",
     }
     assert "latest" not in text()

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from service.api.sdapi.extras import ExtrasBody
-from service.api.sdapi.fields import Float, Int, Str
+from service.api.sdapi.fields import Float, Int, Picture
 from service.api.sdapi.schemas import GenerationBody, Img2ImgBody, Txt2ImgBody
 
 
@@ -27,4 +27,4 @@ class GenerateBody(Img2ImgBody, Txt2ImgBody):
 class UpscaleBody(ExtrasBody):
     """The fields of extra-batch-images, with plain base64 in ``images``."""
 
-    images: list[Str] = Field(min_length=1)
+    images: list[Picture] = Field(min_length=1)

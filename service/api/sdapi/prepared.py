@@ -86,6 +86,11 @@ def prepare(
     body, remarks = pasting.fill(body, catalogue.title_of)
     overrides = checked(body.override_settings or {})
     options = Options(*layers, overrides)
+    chosen = options.text("sd_model_checkpoint")
+    if chosen and "sd_model_checkpoint" not in overrides and catalogue.title_of(chosen) is None:
+        # Somebody set it once, and its file is gone: that must not stand in everybody's way.
+        remarks.append(f"The checkpoint that was chosen is not here any more: {chosen}")
+        options = Options(*layers, overrides, {"sd_model_checkpoint": catalogue.default.title})
     if body.restore_faces or (body.restore_faces is None and options.flag("face_restoration")):
         remarks.append("restore_faces was ignored: there is no face restorer here.")
     if missing := styles.missing(body.styles or ()):

@@ -43,8 +43,9 @@ def configure(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # uvicorn tells of each start and stop in four lines; ours say it in one.
-    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    # uvicorn tells of each start and stop in four lines, where ours say it in one, and of each client that speaks no
+    # HTTP or wants a WebSocket: those are counted (sd_connections_closed_total).
+    logging.getLogger("uvicorn.error").setLevel("ERROR")
     for name in ("httpx", "httpcore", "PIL", "matplotlib", "filelock", "asyncio"):
         logging.getLogger(name).setLevel("WARNING")
 

@@ -14,6 +14,7 @@ import structlog
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import main_memory
 from service.api import scope as scopes
 from service.api.lanes import while_wanted
 from service.api.problems import response_to
@@ -49,6 +50,10 @@ _OUTCOMES: Final[dict[type[Exception], str]] = {
     OutOfMemory: "out_of_memory",
     DeviceLost: "device_lost",
 }
+
+
+_WORTH_TRIMMING: Final = 64 * 1024**2
+"""Bytes of a request from which what it freed is given back to the system at once."""
 
 
 def outcome_of(error: BaseException | None) -> str:
@@ -107,6 +112,8 @@ class Admission:
             deadline.cancel()
             client.close()
             task.claim.close()
+            if task.claim.peak > _WORTH_TRIMMING:
+                context.lanes.later(main_memory.trim)
             if task.failure is None and not client.delivered(scope):
                 task.failure = (
                     task.token.error() if task.token.cancelled else Cancelled("The client went away.")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from service.core.tasks import Task
@@ -35,6 +36,11 @@ class Lanes:
     ) -> T:
         """The same, for what a client sent: parsing, decoding, planning."""
         return await self._run(self._reading, task, lambda: function(*arguments, **keywords))
+
+    def later(self, function: Callable[[], object]) -> None:
+        """``function()`` in a thread, whenever there is time; nobody waits for it."""
+        with suppress(RuntimeError):  # closed meanwhile
+            self._writing.submit(function)
 
     async def _run(self, threads: ThreadPoolExecutor, task: Task | None, work: Callable[[], T]) -> T:
         if task is not None and task.token.cause not in (None, "interrupt"):

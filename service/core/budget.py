@@ -66,13 +66,15 @@ class Budget:
 class Claim:
     """The bytes that one request holds, by kind. Thread-safe: a thread may still work for a request that has ended."""
 
-    __slots__ = ("_budget", "_closed", "_held", "_lock")
+    __slots__ = ("_budget", "_closed", "_held", "_lock", "peak")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._held: dict[Kind, int] = {}
         self._closed = False
         self._lock = threading.Lock()
+        self.peak = 0
+        """The most that it held at once."""
 
     def take(self, kind: Kind, amount: int) -> None:
         """Hold ``amount`` bytes more. Raises :class:`MemoryFull`; :class:`TooMuchMemory` where waiting is no cure."""
@@ -80,6 +82,7 @@ class Claim:
             if not self._closed:
                 self._budget._take(kind, amount, sum(self._held.values()))
                 self._held[kind] = self._held.get(kind, 0) + amount
+                self.peak = max(self.peak, sum(self._held.values()))
 
     def give_back(self, kind: Kind, amount: int) -> None:
         """Hold ``amount`` bytes less, or as many as there are."""

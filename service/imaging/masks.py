@@ -12,6 +12,7 @@ from service.core.errors import BadRequest
 from service.core.pixels import Mask, Pixels
 
 LARGEST_BLUR: Final = 512
+_ROWS: Final = 256
 
 
 class Box(NamedTuple):
@@ -103,14 +104,20 @@ def _gaussian(deviation: float) -> npt.NDArray[np.float32]:
 
 
 def _convolved(rows: npt.NDArray[np.float32], kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Each row convolved with ``kernel``, by Fourier transform: wide kernels cost as little as narrow."""
+    """Each row convolved with ``kernel``, by Fourier transform: wide kernels cost as little as narrow.
+
+    Some rows at a time: transforms of a whole picture would take eight times its memory.
+    """
     reach, width = len(kernel) // 2, rows.shape[1]
-    mirrored = np.pad(rows, ((0, 0), (reach, reach)), mode="reflect" if width > 1 else "edge")
-    length = mirrored.shape[1] + len(kernel) - 1
-    product = np.fft.rfft(mirrored, length, axis=1) * np.fft.rfft(kernel, length)
-    return np.asarray(
-        np.fft.irfft(product, length, axis=1)[:, 2 * reach : 2 * reach + width], dtype=np.float32
-    )
+    length = width + 2 * reach + len(kernel) - 1
+    transformed = np.fft.rfft(kernel, length)
+    found = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        mirrored = np.pad(part, ((0, 0), (reach, reach)), mode="reflect" if width > 1 else "edge")
+        product = np.fft.rfft(mirrored, length, axis=1) * transformed
+        found[start : start + _ROWS] = np.fft.irfft(product, length, axis=1)[:, 2 * reach : 2 * reach + width]
+    return found
 
 
 def fill(pixels: Pixels, mask: Mask) -> Pixels:

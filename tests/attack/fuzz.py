@@ -38,19 +38,22 @@ EVIL: Final[tuple[Any, ...]] = (
     "é", "\U0001f600", "\u2028", "a" * 300, "x" * 131_073, "9" * 5000, [], {}, [[]], [None], {"": None}, ["x"] * 50,
     "data:image/png;base64,", "http://127.0.0.1/", "file:///etc/passwd", "../../etc/passwd", "<lora:x:nan>",
     "[a:b:1e99]", "(" * 500, "[a|b]" * 100, "{prompt}", "AND " * 50, "#", "%s%n{0}", "$(id)", "'; --",
-    Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e400"), Raw("9" * 400), Raw('"\\ud800"'), Raw('"\\udfff\\ud800"'),
+    Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e400"), Raw("9" * 400), Raw('"\\ud800"'),
+    Raw('"\\udfff\\ud800"'),
     Raw("[" * 70 + "]" * 70), Raw("[" * 900 + "]" * 900), Raw('{"a":' * 300 + "1" + "}" * 300), Raw('{"\\ud800":1}'),
     Raw("-"), Raw("01"), Raw("1."), Raw("'x'"), Raw("undefined"), Raw('"\\x"'), Raw("1e5"), Raw("18446744073709551616"),
 )  # fmt: skip
 
 HEADERS: Final[tuple[dict[str, str], ...]] = (
-    {}, {}, {}, {}, {"Content-Type": "text/plain"}, {"Content-Type": ""}, {"Content-Type": "application/json; charset=x"},
+    {}, {}, {}, {}, {"Content-Type": "text/plain"}, {"Content-Type": ""},
+    {"Content-Type": "application/json; charset=x"},
     {"Content-Type": "multipart/form-data; boundary=x"}, {"Content-Type": "application/x-www-form-urlencoded"},
     {"Accept": "text/event-stream"}, {"Accept": "\x00"}, {"Cookie": "sd=" + "a" * 32}, {"Cookie": "sd=;;;=\x01"},
     {"X-Request-Id": "a\tb"}, {"X-Request-Id": "é"}, {"traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
     {"Accept-Encoding": "gzip, br, *;q=x"}, {"Expect": "100-continue"}, {"Content-Encoding": "gzip"},
     {"X-Forwarded-Proto": "https"}, {"X-Forwarded-For": "1.2.3.4, ::1"}, {"Authorization": "Basic \xff"},
-    {"Origin": "null"}, {"Range": "bytes=0-"}, {"If-None-Match": "*"}, {"Upgrade": "websocket", "Connection": "upgrade"},
+    {"Origin": "null"}, {"Range": "bytes=0-"}, {"If-None-Match": "*"},
+    {"Upgrade": "websocket", "Connection": "upgrade"},
 )  # fmt: skip
 
 
@@ -181,7 +184,16 @@ class Fuzzer:
         if name == "override_settings":
             return {draw.choice(self._options): draw.choice(EVIL) for _ in range(draw.randint(0, 4))}
         if name == "infotext":
-            keys = ("Steps", "Seed", "Size", "Refiner switch at", "CFG scale", "Hires upscale", "Schedule rho", "ENSD")
+            keys = (
+                "Steps",
+                "Seed",
+                "Size",
+                "Refiner switch at",
+                "CFG scale",
+                "Hires upscale",
+                "Schedule rho",
+                "ENSD",
+            )
             return "cat\n" + ", ".join(f"{key}: {draw.choice(EVIL)}" for key in draw.sample(keys, 4))
         if name in ("styles", "init_images", "images") and draw.random() < 0.5:
             return [draw.choice(EVIL) for _ in range(draw.randint(0, 3))]
@@ -205,7 +217,21 @@ class Fuzzer:
         return body
 
 
-_QUERY: Final = ("", "1", "true", "x", "%00", "%ff", "%F0%9F%98%80", "a" * 3000, "1&1", "[]", "nan", "-1", "9" * 400)
+_QUERY: Final = (
+    "",
+    "1",
+    "true",
+    "x",
+    "%00",
+    "%ff",
+    "%F0%9F%98%80",
+    "a" * 3000,
+    "1&1",
+    "[]",
+    "nan",
+    "-1",
+    "9" * 400,
+)
 
 
 def run(address: Address, count: int, seed: int) -> Report:

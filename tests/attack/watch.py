@@ -1,12 +1,15 @@
 """What an attack does to the others: how quickly readiness answers meanwhile, and how much memory the service takes."""
 
+import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.attack.wire import Address, Client, Dropped, request
 
@@ -22,7 +25,8 @@ def metrics(address: Address) -> dict[str, float]:
     finally:
         client.close()
     return {
-        name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in _SAMPLE.findall(text)
+        name + (f"{{{labels}}}" if labels else ""): float(value)
+        for name, labels, value in _SAMPLE.findall(text)
     }
 
 
@@ -37,29 +41,30 @@ def by_label(samples: dict[str, float], name: str, label: str, **others: str) ->
 
 
 class Watch:
-    """Asks /readyz on a connection of its own, and /metrics for the memory, while an attack runs."""
+    """Asks /readyz and /metrics while an attack runs, from a process of its own: the attacker's work is not its own."""
 
-    def __init__(self, address: Address, every: float = 0.02) -> None:
+    def __init__(self, address: Address) -> None:
         self._address = address
-        self._every = every
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._probe, self._measure)]
+        self._process: subprocess.Popen[str] | None = None
         self.latencies: list[float] = []
         self.failures: list[str] = []
         self.most_memory = 0.0
         self.most_budget = 0.0
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        command = [sys.executable, "-m", "tests.attack.watch", self._address.host, str(self._address.port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it has begun
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
+        assert self._process is not None
+        seen = json.loads(self._process.communicate("stop\n", timeout=150)[0])
+        self.latencies, self.failures = seen["latencies"], seen["failures"]
+        self.most_memory, self.most_budget = seen["memory"], seen["budget"]
 
     @property
     def worst(self) -> float:
@@ -72,22 +77,44 @@ class Watch:
         ordered = sorted(self.latencies)
         return ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0.0
 
-    def _probe(self) -> None:
-        client, asked = Client(self._address), request("GET", "/readyz")
-        while not self._stop.wait(self._every):
+
+def _watch(address: Address) -> dict[str, Any]:
+    """What is seen until a line comes in."""
+    seen: dict[str, Any] = {"latencies": [], "failures": [], "memory": 0.0, "budget": 0.0}
+    stop = threading.Event()
+
+    def measure() -> None:
+        while not stop.is_set():
+            with suppress(Dropped, OSError, ValueError):
+                found = metrics(address)
+                seen["memory"] = max(seen["memory"], found.get("process_resident_memory_bytes", 0.0))
+                held = sum(value for name, value in found.items() if name.startswith("sd_budget_bytes"))
+                seen["budget"] = max(seen["budget"], held)
+            stop.wait(0.1)
+
+    def probe() -> None:
+        client, asked = Client(address), request("GET", "/readyz")
+        while not stop.wait(0.02):
             began = time.monotonic()
             try:
                 client.send(asked)
             except (Dropped, OSError) as error:
-                self.failures.append(f"/readyz: {type(error).__name__} after {time.monotonic() - began:.1f} s")
-            self.latencies.append(time.monotonic() - began)
+                seen["failures"].append(
+                    f"/readyz: {type(error).__name__} after {time.monotonic() - began:.1f} s"
+                )
+            seen["latencies"].append(time.monotonic() - began)
         client.close()
 
-    def _measure(self) -> None:
-        while not self._stop.is_set():
-            with suppress(Dropped, OSError, ValueError):
-                found = metrics(self._address)
-                self.most_memory = max(self.most_memory, found.get("process_resident_memory_bytes", 0.0))
-                held = sum(value for name, value in found.items() if name.startswith("sd_budget_bytes"))
-                self.most_budget = max(self.most_budget, held)
-            self._stop.wait(0.2)
+    threads = [threading.Thread(target=work, daemon=True) for work in (probe, measure)]
+    for thread in threads:
+        thread.start()
+    print("begun", flush=True)
+    sys.stdin.readline()
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    return seen
+
+
+if __name__ == "__main__":
+    print(json.dumps(_watch(Address(sys.argv[1], int(sys.argv[2])))), flush=True)

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -96,10 +97,10 @@ class Client:
         if self._connection is None:
             self._connection = self._address.connect(self._timeout)
         try:
-            try:
+            with suppress(
+                ConnectionError
+            ):  # refused before it was all sent: the answer may be there all the same
                 self._connection.sendall(data)
-            except ConnectionError:
-                pass  # refused before it was all sent: the answer may be there all the same
             answer = self._read(began)
         except (ConnectionError, Dropped) as error:
             self.close()

@@ -4,7 +4,9 @@ uvicorn alone waits for ever: for the first byte of a connection, for the rest o
 that nobody reads, and for a client that does not take its answer.
 """
 
-from asyncio import BaseTransport, TimerHandle
+import functools
+from asyncio import AbstractEventLoop, BaseTransport, TimerHandle
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +21,12 @@ LARGEST_HEAD: Final = 64 * 1024
 
 SLOWEST_CLIENT: Final = 32 * 1024
 """Bytes a second that a client has to take of its answer, on average over ``write_timeout``."""
+
+AT_ONCE: Final = 4
+"""Requests that are let in during one turn of the event loop."""
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""What a platform asks does not wait at the door."""
 
 _KEY: Final = "sd.connection"
 
@@ -43,6 +51,34 @@ class Bounds:
     on_closed: Callable[[str], object]
 
 
+class Door:
+    """Lets requests in a few at a time, so that the event loop comes round to everything else between them.
+
+    Five hundred that arrive in one moment would otherwise all take their steps before a probe takes its first.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._entered = 0
+
+    def enter(self, loop: AbstractEventLoop, start: Callable[[], None]) -> None:
+        """Call ``start``, now or soon."""
+        if self._entered >= AT_ONCE:
+            self._waiting.append(start)
+            return
+        if self._entered == 0:
+            loop.call_soon(self._next, loop)
+        self._entered += 1
+        start()
+
+    def _next(self, loop: AbstractEventLoop) -> None:
+        self._entered = min(AT_ONCE, len(self._waiting))
+        if self._entered:
+            loop.call_soon(self._next, loop)
+        for _ in range(self._entered):
+            self._waiting.popleft()()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """A connection whose every request is held to the same limits, the first as the last.
 
@@ -51,6 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     bounds: ClassVar[Bounds]
     _idle: ClassVar[dict["GuardedProtocol", None]]
+    _door: ClassVar[Door]
 
     _waits = _Waits.NOTHING
     _clock: TimerHandle | None = None
@@ -168,6 +205,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self.bounds.on_closed("malformed")
         super().send_400_response(msg)
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """uvicorn's start of the application for one request."""
+        start = functools.partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["path"] in PROBES:
+            start()
+        else:
+            self._door.enter(self.loop, start)
+
     # --- writing -----------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
@@ -252,7 +297,7 @@ def guarded(settings: Settings, on_closed: Callable[[str], object]) -> type[Guar
         max_connections=settings.max_connections,
         on_closed=on_closed,
     )
-    return type("BoundProtocol", (GuardedProtocol,), {"bounds": bounds, "_idle": {}})
+    return type("BoundProtocol", (GuardedProtocol,), {"bounds": bounds, "_idle": {}, "_door": Door()})
 
 
 def connection_of(scope: Any) -> GuardedProtocol | None:

@@ -193,11 +193,15 @@ def test_an_answer_that_its_client_did_not_take_is_no_success() -> None:
         {"styles": ["x"] * 200_000},
         {"prompt": '"' * 600_000},
         {"alwayson_scripts": {"x" * 100: {"args": ["y"] * 200_000}}},
+        b" " * 600_000,
+        b'{"width": ' + b"9" * 600_000 + b"}",
+        b'{"prompt": ' + b" " * 600_000 + b'"x"}',
     ],
 )
-def test_much_json_beside_pictures_is_refused(body: dict[str, Any]) -> None:
+def test_much_json_beside_pictures_is_refused(body: dict[str, Any] | bytes) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with serve(FakeEngine()) as live, live.client() as client:
-        answer = client.post("/sdapi/v1/txt2img", content=json.dumps(body).encode())
+        answer = client.post("/sdapi/v1/txt2img", content=content)
         assert answer.status_code == 413
         assert "SD_MAX_JSON_KB" in answer.json()["detail"]
         assert held(live)["bodies"] == 0

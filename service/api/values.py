@@ -23,6 +23,9 @@ LONGEST_TEXT: Final = 100_000
 PICTURE: Final = 4096
 """Bytes from which a text in JSON may be a picture. Fields that hold none have limits of their own."""
 
+_OUTSIDE: Final = (b"", b":", b",", b"]", b"}")
+"""How JSON goes on behind a text; b"" for nothing but white space."""
+
 _EXPLAINED: Final = (
     1_000_000  # bytes up to which a body that is refused is read once more for a better sentence
 )
@@ -53,7 +56,11 @@ def weigh(data: bytes, most: int) -> int:
 
 
 def _is_picture(data: bytes, start: int, end: int) -> bool:
-    return end - start >= PICTURE and all(data.count(mark, start, end) <= 16 for mark in (b",", b"[", b"{"))
+    """Whether what stands between two quotes is long, begins as no JSON does, and has no lists or objects in it."""
+    if end - start < PICTURE or start == 0:
+        return False
+    begin = data[start : start + 16].lstrip()[:1]
+    return begin not in _OUTSIDE and all(data.count(mark, start, end) <= 16 for mark in (b",", b"[", b"{"))
 
 
 def loads(data: bytes) -> Any:

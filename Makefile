@@ -52,6 +52,10 @@ test: $(VENV)/.dev browser-tools  ## Run all tests
 	@# The same conversation with a front, its pod behind a proxy that lets one request at a time through.
 	SD_TEST_THROUGH=front $(PY) -m pytest -n 2 --dist loadfile tests/api --deselect tests/api/test_fuzz.py
 
+.PHONY: attack
+attack: $(VENV)/.dev  ## Attack a running service in every way that tests/attack knows: URL=http://127.0.0.1:7860
+	$(PY) -m tests.attack $(or $(URL),http://127.0.0.1:7860) $(ATTACK)
+
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -121,6 +121,7 @@ class Admission:
             task.outcome = outcome_of(task.failure)
             _account(context, scope, task)
             context.board.close(task)
+            _let_go(task)
 
 
 class _Client:
@@ -178,6 +179,13 @@ class _Client:
         """Stop watching."""
         if self._watcher is not None:
             self._watcher.cancel()
+
+
+def _let_go(task: Task) -> None:
+    """Cut what would keep bodies and pictures alive behind an ended task: its error's frames, and its request."""
+    error, task.failure, task.request = task.failure, None, None
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
 
 
 def _code(error: BaseException) -> str:

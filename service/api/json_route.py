@@ -43,8 +43,6 @@ async def _read(request: Request) -> None:
         return
     context, claim = get_context(request), scopes.claim_of(request.scope)
     most = int(context.settings.max_json_kb * 1024)
-    if claim is not None and len(body) > _SMALL:
-        claim.take("bodies", len(body))  # its strings, while its bytes are there too
     try:
         if len(body) <= _SMALL:
             value = values.loads(body)
@@ -55,8 +53,8 @@ async def _read(request: Request) -> None:
             [{"type": "json_invalid", "loc": ("body", *error.path), "msg": error.why, "input": {}}]
         ) from None
     finally:
-        if claim is not None and len(body) > _SMALL:
-            claim.give_back("bodies", len(body))
+        if claim is not None:
+            claim.give_back("bodies", len(body))  # what stays are its strings
     request._json = value
     request._body = b"{}"  # read already
 

@@ -33,8 +33,10 @@ class PictureReader:
         """
         opened: list[Image.Image] = []
         for text, name in zip(texts, names, strict=True):
-            self._hold(len(text) * 3 // 4)
+            self._hold(3 * len(text))  # the file, and at worst two copies of its text
             image = decode.open_header(decode.decode_base64(text, name), self._most_each, name)
+            self._claim.give_back("pixels", 2 * len(text))
+            self._bytes -= 2 * len(text)
             self._pixels += image.width * image.height
             if self._pixels > self._most_together:
                 raise BadImage(

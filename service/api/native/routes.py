@@ -62,7 +62,9 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 async def generate(body: GenerateBody, request: Request, context: ContextDep, task: TaskDep) -> Response:
     """Make images; refuses with plain HTTP errors whatever can be refused before the stream begins."""
     prepared = _with_previews(await ready(body.as_a1111(), context, task), body.preview_every)
-    return await _answer(lambda: _generated(prepared, context, task), request, context, task)
+    return await _answer(
+        lambda: _generated(prepared, body.preview_every, context, task), request, context, task
+    )
 
 
 @router.post(
@@ -106,10 +108,11 @@ def _with_previews(prepared: Prepared, every: int) -> Prepared:
     return replace(prepared, generation=told(prepared.generation), script=script)
 
 
-async def _generated(prepared: Prepared, context: Context, task: Task) -> dict[str, Any]:
+async def _generated(prepared: Prepared, preview_every: int, context: Context, task: Task) -> dict[str, Any]:
     """Generate, encode outside the slot, and shape the result event."""
     results = await make(prepared, context, task)
     answer = await respond.answer(prepared, results, context, task)
+    answer["parameters"]["preview_every"] = preview_every
     return {
         "version": events.VERSION,
         "task_id": task.id,

@@ -70,7 +70,7 @@ format: $(VENV)/.dev  ## Let ruff format the code
 lock: $(VENV)/.dev  ## Resolve the lock files anew
 	bash tools/lock.sh
 
-readme: $(VENV)/.base  ## Write the table of settings into README.md
+readme: $(VENV)/.base  ## Write the table of settings into docs/settings.md
 	$(PY) tools/readme.py
 
 bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/results.json and the table in README.md

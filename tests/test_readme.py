@@ -1,4 +1,4 @@
-"""The README says what the code does: its table of settings, its links, its commands."""
+"""The pages say what the code does: the table of settings, links, commands."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,22 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_the_configuration_table_is_that_of_the_settings_class() -> None:
-    shown = re.search(r"<!-- settings -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
+    shown = re.search(r"<!-- settings -->\n(.*)\n<!-- /settings -->", SETTINGS, re.DOTALL)
     assert shown, "the table's marks are missing"
     assert shown[1].strip() == Settings.table().strip(), "run `make readme`"
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("*/*/README.md"),
+    ]:
         for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

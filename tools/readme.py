@@ -1,22 +1,24 @@
-"""Put tables into README.md, each between marks of its name; as a program, the table of settings."""
+"""Put tables into the pages that show them, each between marks of its name; as a program, the table of settings."""
 
 import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 
 
-def put(name: str, table: str) -> None:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+def put(name: str, table: str, page: Path = README) -> None:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->`` in ``page``."""
     marked = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
     pattern = rf"<!-- {name} -->.*<!-- /{name} -->"
-    README.write_text(re.sub(pattern, lambda _: marked, README.read_text(), flags=re.DOTALL))
+    page.write_text(re.sub(pattern, lambda _: marked, page.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(README.parent))
+    sys.path.insert(0, str(ROOT))
 
     from service.settings import Settings
 
-    put("settings", Settings.table())
+    put("settings", Settings.table(), SETTINGS)

@@ -12,7 +12,7 @@ def main(server: str = "http://127.0.0.1:7860", file: str = "dog.png") -> None:
     """Print each event; write the picture."""
     body = {"prompt": "pretty dog", "steps": 20}
     with httpx.stream(
-        "POST", f"{server}/v1/generate", json=body, headers={"Accept": "text/event-stream"}, timeout=None
+        "POST", f"{server}/v1/generate", json=body, headers={"Accept": "text/event-stream"}, timeout=600
     ) as answer:
         answer.raise_for_status()
         kind = ""

@@ -21,6 +21,11 @@ def live() -> Iterator[LiveServer]:
         yield server
 
 
+def size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
 def run(*command: str | Path) -> str:
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
@@ -32,20 +37,20 @@ def run(*command: str | Path) -> str:
 def test_clients_by_address(live: LiveServer, tmp_path: Path, name: str) -> None:
     file = tmp_path / "dog.png"
     assert "dog.png" in run(sys.executable, EXAMPLES / name, live.url, file)
-    assert Image.open(file).size == (512, 512)
+    assert size(file) == (512, 512)
 
 
 def test_webuiapi(live: LiveServer, tmp_path: Path) -> None:
     file = tmp_path / "dog.png"
     told = run(sys.executable, EXAMPLES / "a1111_client.py", "127.0.0.1", str(live.port), file)
     assert "Seed: 1" in told
-    assert Image.open(file).size == (512, 512)
+    assert size(file) == (512, 512)
 
 
 def test_curl(live: LiveServer, tmp_path: Path) -> None:
     file = tmp_path / "dog.png"
     run("bash", EXAMPLES / "curl.sh", live.url, file)
-    assert Image.open(file).size == (512, 512)
+    assert size(file) == (512, 512)
 
 
 def test_every_example_is_listed() -> None:

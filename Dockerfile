@@ -7,6 +7,7 @@
 # PIP_ARGS         more options for pip, for networks of their own: an index, a folder of wheels, a certificate
 # MODEL            a checkpoint to put into the image, as for `python -m service fetch`; serve it with
 #                  SD_MODEL=/models/checkpoints/NAME. None by default: weights belong on a volume.
+# EXTRAS           extras of pyproject.toml to add, separated by spaces: batch (W&B), launch-agent, ray …
 # COMPILER         any value adds what SD_COMPILE=true needs at run time (torch.compile): Triton, 0.7 GB, and a C compiler
 ARG BASE=python:3.11-slim
 ARG VARIANT=cuda
@@ -23,6 +24,7 @@ ARG VARIANT
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG PIP_ARGS=""
 ARG COMPILER=""
+ARG EXTRAS=""
 # The packages of the project, without the project: its sources change more often.
 # hadolint ignore=SC2086
 RUN set -eu; \
@@ -32,7 +34,8 @@ RUN set -eu; \
       *) echo "VARIANT is '$VARIANT', neither cuda nor cpu" >&2; exit 2 ;; \
     esac; \
     python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-      print(*p['dependencies'], *p['optional-dependencies'].get(sys.argv[1], ()), sep='\n')" "$extra" >requirements.txt; \
+      print(*p['dependencies'], *(one for extra in sys.argv[1:] for one in p['optional-dependencies'][extra]), sep='\n')" \
+      $extra $EXTRAS >requirements.txt; \
     pip install --no-cache-dir --no-compile $PIP_ARGS $index -c requirements.lock -r requirements.txt
 # Tests, tools, C++ headers and pip are not needed to run (torch looks for one of its tools when it is imported). Bytecode is made here, since nothing can be written at run time;
 # "unchecked" bytecode does not depend on the times of files. Packages carry a few files for newer Pythons, which this

@@ -34,6 +34,8 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements-dev.lock
 	@# For comparison in tests alone. Its own requirements (clip, wandb, torchvision …) are not needed for that.
 	$(PY) -m pip install --no-deps k-diffusion==0.1.1.post1
+	@# W&B's search for sweeps, for the test of one; it asks for an old NumPy and for scikit-learn, and needs neither.
+	$(PY) -m pip install --no-deps sweeps==0.3.0 jsonref==1.1.0
 	@touch $@
 
 # axe-core looks at the page for what keeps people out. It is MPL and large: installed, never committed.

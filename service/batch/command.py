@@ -153,7 +153,9 @@ async def _run(options: Options, has_source: bool) -> int:
         limit = given.limit or options.limit
         rows = readers.read(source)[:limit]
         requests = plan(rows, given.fields, options.seed if given.seed is None else given.seed)
-        folder = options.out / given.folder if given.folder else options.out
+        # A queue may have put the run's id into --out already.
+        own = given.folder and given.folder != options.out.name
+        folder = options.out / given.folder if own else options.out
         pictures = PictureFolder(options.pictures or source.parent)
         local_settings = None if options.upstream else settings
         bad = {

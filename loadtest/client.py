@@ -126,7 +126,7 @@ class Client:
         left = max(0.001, deadline - self.now())
         request = httpx.Request(
             self.target.method,
-            self._url,
+            self._url_of(payload),
             headers=self._headers,
             content=payload.body,
             extensions={"trace": marks, "timeout": {"connect": left}},
@@ -177,6 +177,12 @@ class Client:
         exchange.done = exchange.done or self.now()
         self._phases(exchange, marks)
         return retry_after
+
+    def _url_of(self, payload: Payload) -> httpx.URL:
+        """The target, with the recording's route in place of its own where there is one."""
+        if not payload.path or self.target.stream:
+            return self._url
+        return self._url.copy_with(path=self._url.path.partition("/sdapi/")[0] + payload.path)
 
     def _take(self) -> httpx.AsyncHTTPTransport:
         """The transport that was used last and is free (its connection is the most likely to live), or a new one."""

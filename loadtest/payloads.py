@@ -15,10 +15,11 @@ DEFAULT_PROMPT = "pretty dog"
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A body and the name of its group in the report ("" where all requests are alike)."""
+    """A body, the name of its group in the report ("" where all requests are alike), and its path ("": the URL's)."""
 
     body: bytes
     group: str = ""
+    path: str = ""
 
 
 class Payloads:
@@ -64,17 +65,19 @@ class Payloads:
         """How many different bodies there are."""
         return len(self._cycle)
 
-    def of(self, number: int, changes: Mapping[str, Any]) -> Payload:
-        """The body of request ``number`` (0-based); ``changes`` come from a recording and win."""
+    def of(self, number: int, changes: Mapping[str, Any], path: str = "") -> Payload:
+        """The body of request ``number`` (0-based); ``changes`` and ``path`` come from a recording and win."""
         payload = self._cycle[number % len(self._cycle)]
         if not changes:
             return payload
-        base = orjson.loads(payload.body) if self.template is not None else {"prompt": DEFAULT_PROMPT}
+        # A path says that the recording has the whole request.
+        default = {} if path else {"prompt": DEFAULT_PROMPT}
+        base = orjson.loads(payload.body) if self.template is not None and not path else default
         merged: dict[str, Any] = {**base, **changes}
         group = (
             f"{merged['width']}×{merged['height']}" if {"width", "height"} <= merged.keys() else payload.group
         )
-        return Payload(orjson.dumps(merged), group)
+        return Payload(orjson.dumps(merged), group, path)
 
     @staticmethod
     def _object(body: bytes) -> dict[str, Any]:

@@ -81,12 +81,21 @@ def run(
     trace_file: Annotated[
         Path | None,
         typer.Option(
-            "--trace", help="Open loop: replay a recording (JSON lines with t, or CSV).", rich_help_panel=LOAD
+            "--trace",
+            help="Open loop: replay a recording (JSON lines with t, a batch's manifest, or CSV).",
+            rich_help_panel=LOAD,
         ),
     ] = None,
     speed: Annotated[
         float, typer.Option(help="Play --trace so many times as fast.", rich_help_panel=LOAD)
     ] = 1.0,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --trace of a batch's manifest: the folder of the pictures that its rows start from.",
+            rich_help_panel=LOAD,
+        ),
+    ] = None,
     max_in_flight: Annotated[
         int, typer.Option(min=1, help="Open loop: more requests than this wait here.", rich_help_panel=LOAD)
     ] = 10_000,
@@ -209,7 +218,8 @@ def run(
             raise OptionError("--speed must be more than 0, as in 2 for twice as fast.")
         chance = random.Random(seed)
         loop, words = loop_of(
-            Load(n, c, z, think, rate, ramp or [], poisson, trace_file, speed, max_in_flight), chance
+            Load(n, c, z, think, rate, ramp or [], poisson, trace_file, speed, max_in_flight, pictures),
+            chance,
         )
         address = address_of(url, stream)
         body = read_body(d, data_file)

@@ -32,6 +32,7 @@ class Load:
     trace: Path | None
     speed: float
     max_in_flight: int
+    pictures: Path | None = None
 
 
 def loop_of(load: Load, chance: random.Random) -> tuple[ClosedLoop | OpenLoop, str]:
@@ -67,12 +68,12 @@ def loop_of(load: Load, chance: random.Random) -> tuple[ClosedLoop | OpenLoop, s
     if load.trace is not None:
         if load.poisson:
             raise OptionError("--poisson needs --rate or --ramp; a recording is replayed as it is.")
-        count = sum(1 for _ in trace(load.trace, load.speed))
+        count = sum(1 for _ in trace(load.trace, load.speed, load.pictures))
         if not count:
             raise OptionError(f"{load.trace} holds no arrivals.")
         requests = min(load.n or count, count)
         speed = f" at {load.speed:g} times its speed" if load.speed != 1 else ""
-        arrivals, words = trace(load.trace, load.speed), f"replay of {load.trace.name}{speed}"
+        arrivals, words = trace(load.trace, load.speed, load.pictures), f"replay of {load.trace.name}{speed}"
     elif load.ramp:
         stages = [parse_stage(text) for text in load.ramp]
         if not sum(stage.requests for stage in stages):

@@ -4,7 +4,7 @@ Memory is bounded by the requests in flight (and those by ``max_in_flight``), wh
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ class Runner:
     async def _user(self, loop: ClosedLoop, user: int) -> None:
         session = self._sessions[user % len(self._sessions)] if self._sessions else None
         while self._more(loop, self._client.now()):
-            await self._request(self._next(), None, {}, session)
+            await self._request(self._next(), None, session)
             if loop.think is not None and self._more(loop, self._client.now()):
                 await asyncio.sleep(loop.think())
 
@@ -119,7 +119,7 @@ class Runner:
             await room.acquire()
             number = self._next()
             session = self._sessions[number % len(self._sessions)] if self._sessions else None
-            task = self._spawn(self._request(number, arrival.at, arrival.body, session))
+            task = self._spawn(self._request(number, arrival, session))
             task.add_done_callback(lambda _: room.release())
 
     def _more(self, loop: ClosedLoop | OpenLoop, at: float) -> bool:
@@ -132,12 +132,13 @@ class Runner:
         self._issued += 1
         return self._issued - 1
 
-    async def _request(
-        self, number: int, intended: float | None, changes: Mapping[str, Any], session: Session | None
-    ) -> None:
+    async def _request(self, number: int, arrival: Arrival | None, session: Session | None) -> None:
         self.in_flight += 1
         try:
-            exchange = await self._client.send(number, self._payloads.of(number, changes), session, intended)
+            body, path = (arrival.body, arrival.path) if arrival is not None else ({}, "")
+            payload = self._payloads.of(number, body, path)
+            at = None if arrival is None else arrival.at
+            exchange = await self._client.send(number, payload, session, at)
         except asyncio.CancelledError:
             self.unfinished += 1
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.api.sdapi import respond
 from service.api.sdapi.prepared import prepare
+from service.backends.engine import Engine
 from service.batch.errors import BatchError, BatchStopped
 from service.batch.makers import Made, RowFailed, made, model_name
 from service.batch.plan import validated
@@ -70,14 +71,15 @@ async def local(
     settings: Settings,
     on_news: Callable[[str], None] = lambda news: None,
     on_progress: Callable[[Progress], None] | None = None,
+    make_engine: Callable[[], Engine] | None = None,
 ) -> AsyncIterator[Local]:
-    """The engine of this process, loaded; ``on_news`` is told how that goes.
+    """The engine of this process (diffusers', or what ``make_engine`` makes), loaded; ``on_news`` is told how that goes.
 
     Raises :class:`BatchError` where the model cannot be loaded.
     """
     from service.app import create_app
 
-    app = create_app(settings)
+    app = create_app(settings, make_engine)
     async with app.router.lifespan_context(app):
         context: Context = app.state.context
         while not context.lifecycle.accepts_work:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -51,10 +50,20 @@ def test_kinds_of_kubernetes_are_valid(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_everything_is_in_its_namespace_and_labelled(target: str) -> None:
-    cluster_wide = {"Namespace", "PersistentVolume", "PriorityClass", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
+    cluster_wide = {
+        "Namespace",
+        "PersistentVolume",
+        "PriorityClass",
+        "ResourceFlavor",
+        "ClusterQueue",
+        "WorkloadPriorityClass",
+    }
     for item in rendered(f"batch/{target}"):
         assert item["metadata"].get("namespace") == (None if item["kind"] in cluster_wide else "diffusion")
-        assert item["kind"] == "Namespace" or item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "knative-diffusion"
+        assert (
+            item["kind"] == "Namespace"
+            or item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "knative-diffusion"
+        )
 
 
 def test_pods_may_do_little() -> None:
@@ -125,7 +134,11 @@ def test_claims_bind_to_their_volumes_and_are_those_that_pods_mount() -> None:
         assert "hard" in volume["spec"]["mountOptions"]
     queue = yaml.safe_load((BATCH / "launch/queue.yaml").read_text())
     for template in (job()["spec"]["template"], queue["spec"]["template"]):
-        mounted = {v["persistentVolumeClaim"]["claimName"] for v in template["spec"]["volumes"] if "persistentVolumeClaim" in v}
+        mounted = {
+            v["persistentVolumeClaim"]["claimName"]
+            for v in template["spec"]["volumes"]
+            if "persistentVolumeClaim" in v
+        }
         assert mounted == claims.keys()
         variables = {one["name"]: one["value"] for one in container(template)["env"]}
         paths = {mount["name"]: mount["mountPath"] for mount in container(template)["volumeMounts"]}
@@ -187,13 +200,16 @@ def test_the_agent_is_bound_to_its_role_here_alone() -> None:
     (agent,) = found["Deployment"]
     assert agent["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": "diffusion"}]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": "diffusion"}
+    ]
     assert "ClusterRole" not in found
     for rule in role["rules"]:
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
         assert not any("serving.knative.dev" in group for group in rule["apiGroups"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, by W&B's own class
 def test_the_agents_configuration_is_one() -> None:
     from wandb.sdk.launch.agent.config import AgentConfig
 
@@ -218,7 +234,10 @@ def help_text() -> str:
 
 def test_options_in_manifests_and_words_exist() -> None:
     queue = yaml.safe_load((BATCH / "launch/queue.yaml").read_text())
-    arguments = [*container(job()["spec"]["template"])["command"], *container(queue["spec"]["template"])["args"]]
+    arguments = [
+        *container(job()["spec"]["template"])["command"],
+        *container(queue["spec"]["template"])["args"],
+    ]
     written = {one for one in arguments if one.startswith("--")}
     written |= set(re.findall(r"service batch [^`\n]*?(--[a-z-]+)", (ROOT / "docs/batch.md").read_text()))
     assert [option for option in sorted(written) if option not in help_text()] == []

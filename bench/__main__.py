@@ -29,6 +29,7 @@ def benches() -> dict[str, tuple[str, list[str]]]:
         "encoding": ("bench.encoding", ["--rounds", "3"]),
         "scrape": ("bench.scrape", ["--rounds", "3", "--steps", "8"]),
         "memory": ("bench.memory", ["--images", "30"]),
+        "batch": ("bench.batch", ["--rows", "60", "--turn", "10"]),
         "cold_start": ("bench.cold_start", ["--rounds", "2", "--only", "shipped"]),
         "threads": ("bench.threads", ["--rounds", "1", "--pictures", "1"]),
         "front": ("bench.front", ["--rounds", "5", "--jobs", "100", "--seconds", "5"]),

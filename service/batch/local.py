@@ -73,7 +73,7 @@ async def local(
     on_progress: Callable[[Progress], None] | None = None,
     make_engine: Callable[[], Engine] | None = None,
 ) -> AsyncIterator[Local]:
-    """The engine of this process (diffusers', or what ``make_engine`` makes), loaded; ``on_news`` is told how that goes.
+    """The engine of this process (``make_engine`` replaces diffusers'), loaded; ``on_news`` is told how that goes.
 
     Raises :class:`BatchError` where the model cannot be loaded.
     """

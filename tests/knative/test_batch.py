@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service import __version__
 from service.batch import errors
 from service.batch.readers import read
 from tests.knative.test_manifests import KNATIVE, KUBERNETES, ROOT, Object, rendered
@@ -250,6 +251,17 @@ def test_readmes_have_five_lines_and_right_paths(target: str) -> None:
     assert len(lines) == 5
     mentioned = set(re.findall(r"knative/[\w./-]*\w", "\n".join(lines)))
     assert [path for path in mentioned if not (ROOT / path).exists()] == []
+
+
+def test_images_in_words_are_this_version() -> None:
+    texts = [*BATCH.rglob("*.md"), KNATIVE / "components/images/kustomization.yaml"]
+    tags = {
+        tag
+        for page in texts
+        for tag in re.findall(r"\d+\.\d+\.\d+-(?:cuda|cpu|agent)(?:-\w+)?", page.read_text())
+    }
+    assert tags
+    assert {tag.partition("-")[0] for tag in tags} == {__version__}
 
 
 def test_links_lead_somewhere() -> None:

@@ -25,7 +25,8 @@ KNATIVE = ROOT / "knative"
 TARGETS = sorted(
     path.parent.relative_to(KNATIVE).as_posix()
     for path in KNATIVE.rglob("kustomization.yaml")
-    if not {"components", "batch"} & set(path.parts)  # those of batch have tests of their own
+    if not {"components", "batch"}
+    & set(path.relative_to(KNATIVE).parts)  # those of batch have tests of their own
 )
 SERVING = [target for target in TARGETS if target not in ("cluster", "base/account")]
 OVERLAYS = [target for target in SERVING if target.count("/") == 1]

@@ -2,7 +2,7 @@
 # The front, which has no PyTorch in it: `docker build --target front -t knative-diffusion-front .`
 #
 # VARIANT          cuda (PyTorch with CUDA, xformers) or cpu
-# BASE             any image with Python 3.11 or 3.12 as `python`, with venv, and useradd
+# BASE             any image with Python 3.11 to 3.14 as `python`, with venv, and useradd
 # TORCH_INDEX_URL  with VARIANT=cpu: where PyTorch without CUDA is; empty where PIP_ARGS offer it
 # PIP_ARGS         more options for pip, for networks of their own: an index, a folder of wheels, a certificate
 # MODEL            a checkpoint to put into the image, as for `python -m service fetch`; serve it with
@@ -15,7 +15,7 @@ ARG VARIANT=cuda
 # --- dependencies: a layer of their own, which only a change of the lock file or of pyproject.toml makes anew ------
 FROM ${BASE} AS venv
 WORKDIR /build
-COPY pyproject.toml requirements.lock ./
+COPY pyproject.toml requirements.lock requirements-gpu.lock ./
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
@@ -29,14 +29,14 @@ ARG EXTRAS=""
 # hadolint ignore=SC2086
 RUN set -eu; \
     case "$VARIANT" in \
-      cuda) extra=gpu; index="" ;; \
-      cpu) extra=""; index="${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL}" ;; \
+      cuda) extra=gpu; lock=requirements-gpu.lock; index="" ;; \
+      cpu) extra=""; lock=requirements.lock; index="${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL}" ;; \
       *) echo "VARIANT is '$VARIANT', neither cuda nor cpu" >&2; exit 2 ;; \
     esac; \
     python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       print(*p['dependencies'], *(one for extra in sys.argv[1:] for one in p['optional-dependencies'][extra]), sep='\n')" \
       $extra $EXTRAS >requirements.txt; \
-    pip install --no-cache-dir --no-compile $PIP_ARGS $index -c requirements.lock -r requirements.txt
+    pip install --no-cache-dir --no-compile $PIP_ARGS $index -c "$lock" -r requirements.txt
 # Tests, tools, C++ headers and pip are not needed to run (torch looks for one of its tools when it is imported). Bytecode is made here, since nothing can be written at run time;
 # "unchecked" bytecode does not depend on the times of files. Packages carry a few files for newer Pythons, which this
 # one cannot compile and never imports: hence the look at the result instead of at the exit code.

@@ -1,14 +1,16 @@
 # Two commands on a fresh machine: `make run` and `make test`. Everything else is here too.
 VENV   := .venv
-PYTHON ?= python3.11
+# Any Python that pyproject.toml admits; by default one that is found here.
+PYTHON ?= $(shell bash tools/python.sh)
 PY     := $(VENV)/bin/python
 HOST   ?= 127.0.0.1
 PORT   ?= 7860
-# More options for pip, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" for the
-# CPU build of PyTorch (200 MB in place of several GB).
+# More options for pip: an index, a folder of wheels, a certificate. Without an NVIDIA driver the CPU build of PyTorch is
+# taken by itself (200 MB in place of several GB).
 PIP_OPTIONS ?=
+export PIP_OPTIONS
 
-.PHONY: help setup run browser-tools screenshots test lint format lock readme bench kills dashboards image clean
+.PHONY: help setup run browser-tools screenshots torch-ends gpu test lint format lock readme bench kills dashboards image clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,11 +21,12 @@ run: $(VENV)/.ui  ## Serve page and API on http://$(HOST):$(PORT) with the model
 	SD_UI=$(or $(SD_UI),true) $(PY) -m service serve --host $(HOST) --port $(PORT)
 
 $(VENV)/bin/python:
+	@test -n "$(PYTHON)"  # else tools/python.sh has said what is missing
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the dependencies into $(VENV) (PyTorch is large: this takes some minutes the first time)."
-	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) -r requirements.lock
+	$(PY) -m pip install --progress-bar on $(PIP_OPTIONS) $$($(PY) tools/torch_index.py) -r requirements.lock
 	@touch $@
 
 $(VENV)/.ui: requirements-dev.lock pyproject.toml $(VENV)/.base
@@ -37,6 +40,13 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 	@# W&B's search for sweeps, for the test of one; it asks for an old NumPy and for scikit-learn, and needs neither.
 	$(PY) -m pip install --no-deps sweeps==0.3.0 jsonref==1.1.0
 	@touch $@
+
+torch-ends:  ## Run the engine's tests with the oldest PyTorch that is admitted and with the newest that there is
+	bash tools/torch_ends.sh
+
+gpu: $(VENV)/.dev  ## On a machine with a CUDA GPU: its tests, then bench.gpu (python -m bench.gpu --help)
+	$(PY) -m pytest tests/gpu
+	$(PY) -m bench.gpu
 
 # axe-core looks at the page for what keeps people out. It is MPL and large: installed, never committed.
 build/npm/node_modules/axe-core/axe.min.js:

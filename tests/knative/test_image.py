@@ -87,6 +87,7 @@ def test_context_holds_what_is_copied_and_packaged() -> None:
     assert allowed >= {
         "pyproject.toml",
         "requirements.lock",
+        "requirements-gpu.lock",
         "LICENSE",
         project["project"]["readme"],
         *packages,
@@ -97,6 +98,28 @@ def test_extra_of_the_cuda_variant_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (extra,) = re.findall(r"cuda\) extra=(\w+);", text())
     assert extra in extras
+
+
+def pins(name: str) -> dict[str, str]:
+    """The packages of a lock file and their versions."""
+    lines = (line.partition(";")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return dict(line.partition("==")[::2] for line in lines if "==" in line)
+
+
+def test_lock_of_the_cuda_variant_holds_what_works_together() -> None:
+    locks = dict(re.findall(r"(cuda|cpu)\) extra=\w*\"?\"?; lock=(\S+);", text()))
+    assert locks == {"cuda": "requirements-gpu.lock", "cpu": "requirements.lock"}
+    assert all(
+        f"COPY pyproject.toml {' '.join(locks[name] for name in ('cpu', 'cuda'))} ./" in text()
+        for name in locks
+    )
+    gpu, cpu = pins(locks["cuda"]), pins(locks["cpu"])
+    # xformers' extension was built with this one: `python -m xformers.info`, build.torch_version.
+    assert (gpu["torch"], gpu["xformers"]) == ("2.10.0", "0.0.35")
+    # All else is what the tests run with.
+    ours = cpu.keys() - {"torch", "triton", "setuptools"}
+    assert {name: gpu.get(name) for name in ours} == {name: cpu[name] for name in ours}
+    assert any(name.startswith("nvidia-cudnn") for name in gpu)
 
 
 def test_local_build_script_is_valid_shell() -> None:

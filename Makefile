@@ -10,7 +10,7 @@ PORT   ?= 7860
 PIP_OPTIONS ?=
 export PIP_OPTIONS
 
-.PHONY: help setup run browser-tools screenshots torch-ends gpu test lint format lock readme bench kills dashboards image clean
+.PHONY: help setup run browser-tools screenshots torch-ends gpu test lint format lock readme bench kills dashboards karpenter image clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,13 @@ kills: $(VENV)/.dev  ## Kill a batch thirty times with kill -9 and compare what 
 
 dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet
 	$(PY) -m dashboards sheet
+
+karpenter:  ## Check Karpenter's manifests against its own schemas (npm; downloads @kubernetes-models/karpenter)
+	@mkdir -p build/npm && cp deploy/kuberay/karpenter/validate.mjs build/npm/
+	npm install --silent --no-audit --no-fund --prefix build/npm @kubernetes-models/karpenter@2
+	$(VENV)/bin/kubectl kustomize deploy/kuberay/karpenter \
+	  | $(PY) -c 'import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))' \
+	  | node build/npm/validate.mjs
 
 image:  ## Build the image here with buildah, without a Docker daemon, and try it (root; VARIANT=cpu)
 	knative/image/build-local.sh $(or $(VARIANT),cpu)

@@ -290,6 +290,37 @@ def build() -> Dashboard:
             steps=((0.1, "red"),),
         ),
     )
+    section(
+        board,
+        "On Ray Serve",
+        lines(
+            "Replicas",
+            "GPU replicas that Serve's autoscaler wants, and those that are healthy. Fewer for long: no free GPU, "
+            "or a node or an image that is still on its way.",
+            Query(f"max({of('ray_serve_autoscaling_target_replicas', deployment='Gpu')})", "wanted"),
+            Query(total(of("ray_serve_deployment_replica_healthy", deployment="Gpu")), "healthy"),
+            unit="short",
+        ),
+        lines(
+            "Jobs at Ray",
+            "Jobs that wait for a replica, and those that are with one. Waiting without new replicas: max_replicas is "
+            "reached.",
+            Query(total(of("ray_serve_deployment_queued_queries", deployment="Gpu")), "waiting"),
+            Query(
+                total(of("ray_serve_num_ongoing_requests_at_replicas", deployment="Gpu")), "with a replica"
+            ),
+            unit="short",
+            steps=((10, "orange"),),
+        ),
+        lines(
+            "Responses at Serve's proxy",
+            "Every HTTP exchange as Ray's proxy saw it, polls and lists too. 499: the client went away.",
+            Query(_by_class(rate("ray_serve_num_http_requests_total"), "status_code"), "{{class}}"),
+            unit="reqps",
+            stack=True,
+            width=24,
+        ),
+    )
     return board
 
 

@@ -45,7 +45,7 @@ class RemoteBackend:
     """See :class:`service.backends.port.Backend`. ``upstreams`` are addresses by name, the first one the default.
 
     ``own_catalogue`` (from a models folder that is mounted here) wins over what upstreams tell; ``seconds`` is a
-    request's deadline, ``tries`` how often a job is sent in all.
+    request's deadline, ``tries`` how often a job is sent in all. ``transport`` takes the place of sockets.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class RemoteBackend:
         largest_event: int,
         on_catalogue: Callable[[str, Catalogue], None] = lambda name, catalogue: None,
         read_catalogue: Callable[[], Catalogue | None] = lambda: None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._addresses = upstreams
         self._lifecycle = lifecycle
@@ -77,6 +78,7 @@ class RemoteBackend:
         self._catalogues: dict[str, Catalogue] = {}
         self._own: Catalogue | None = None
         self._memory: dict[str, int] = {}
+        self._transport = transport
         self._client: httpx.AsyncClient | None = None
         metrics.queue_limit.set(queue_size)
 
@@ -86,7 +88,11 @@ class RemoteBackend:
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15)
         client = self._client = httpx.AsyncClient(
-            timeout=timeout, limits=limits, trust_env=False, follow_redirects=False
+            timeout=timeout,
+            limits=limits,
+            trust_env=False,
+            follow_redirects=False,
+            transport=self._transport,
         )
         for name, url in self._addresses.items():
             self._upstreams[name] = Upstream(

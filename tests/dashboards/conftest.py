@@ -76,6 +76,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         }
         port = stack.enter_context(exposition(card.render))
         cluster.append(Pod("card-1-a", "default", labels, {("diffusion", "user-port"): port}))
+        ray = {"app.kubernetes.io/name": "knative-diffusion-ray", "ray.io/cluster": "diffusion-abcde"}
+        agent = stack.enter_context(replay("ray", 2 * LOAD))
+        cluster.append(Pod("diffusion-abcde-head", "default", ray, {("ray-head", "metrics"): agent}))
         config = {
             "global": {
                 "scrape_interval": f"{SCRAPE}s",

@@ -34,6 +34,7 @@ def ask(world: World, panel: dict[str, Any]) -> list[list[Series]]:
     """What the queries of a panel bring back, asked more narrowly than "All" so that labels are tested too."""
     asked = panel["targets"][0]["expr"]
     service = "card" if "sd_gpu_memory" in asked else "front|lean" if FRONT in asked else "lean"
+    service = "knative-diffusion-ray" if "ray_serve_" in asked else service
     return world.api.panel(panel, world.window, {**CHOICES, "service": service})
 
 
@@ -113,3 +114,16 @@ def test_the_sheet_is_drawn(world: World, tmp_path: Any) -> None:
         with Image.open(tmp_path / "sheet.png") as image:
             assert image.width > 1000
             assert len(image.convert("RGB").getcolors(2**24) or ()) > 50
+
+
+def test_series_of_ray_s_replicas_have_the_names_and_labels_of_knative_s_pods(world: World) -> None:
+    ready = world.api.instant(
+        'sd_lifecycle_state{kn_service_name="knative-diffusion-ray", state=~"ready|busy"} == 1',
+        world.window.end,
+    )
+    assert len(ready) == 3, "an ingress and two GPU replicas"
+    assert len({series.labels["pod"] for series in ready}) == 3
+    assert {series.labels["kn_revision_name"] for series in ready} == {"diffusion-abcde"}
+    assert {series.labels["deployment"] for series in ready} == {"Gpu", "Ingress"}
+    kept = world.api.get("series", **{"match[]": '{kn_service_name="knative-diffusion-ray"}'})
+    assert not [labels for labels in kept if labels["__name__"] == "ray_tasks"]

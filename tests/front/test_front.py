@@ -251,3 +251,12 @@ def test_a_queue_that_is_full_is_refused_by_the_front() -> None:
         gate.release(10)
         thread.join(10)
         colour(answers[0])
+
+
+def test_answers_name_the_pod_that_drew(two_pods: Fleet) -> None:
+    asked = {"prompt": "x", "steps": 1, "width": 64, "height": 64}
+    answer = httpx.post(f"{two_pods.front.url}/sdapi/v1/txt2img", json=asked)
+    assert answer.headers["x-served-by"] in ("pod-0", "pod-1")
+    native = httpx.post(f"{two_pods.front.url}/v1/generate", json=asked)
+    assert native.json()["served_by"] in ("pod-0", "pod-1")
+    assert httpx.get(f"{two_pods.front.url}/sdapi/v1/progress").headers["x-served-by"] == "front"

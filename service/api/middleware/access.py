@@ -59,7 +59,8 @@ class Access:
                 status, started = message["status"], True
                 out = MutableHeaders(scope=message)
                 out["X-Request-Id"] = request_id
-                out["X-Served-By"] = self._served_by
+                task = scope.get(scopes.TASK)  # behind a front or on Ray another process makes the images
+                out["X-Served-By"] = (task and task.served_by) or self._served_by
                 out["X-Process-Time"] = f"{time.monotonic() - arrived:.4f}"
             await send(message)
             if connection is not None and not message.get("more_body", False):

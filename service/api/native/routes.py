@@ -121,7 +121,7 @@ async def _generated(prepared: Prepared, preview_every: int, context: Context, t
         "seeds": [seed for result in results for seed in result.seeds],
         "timings": task.timings.stages,
         "cold_start": task.cold_start,
-        "served_by": context.settings.pod_name,
+        "served_by": task.served_by or context.settings.pod_name,
     }
 
 
@@ -135,5 +135,5 @@ async def _upscaled(body: UpscaleBody, context: Context, task: Task) -> dict[str
         "media_type": made.encoding.media_type,
         "info": made.did,
         "timings": task.timings.stages,
-        "served_by": context.settings.pod_name,
+        "served_by": task.served_by or context.settings.pod_name,
     }

@@ -1,6 +1,5 @@
 """Where torch lives. Whoever imports anything from here passes by this file before torch is imported."""
 
-from service import allocator, threads
+from service import threads
 
-allocator.prepare()
 threads.prepare()

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from service import allocator
+from service import main_memory
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
 from service.gpu_slice import read_gpu_slice
 from service.settings import Settings
@@ -78,7 +78,7 @@ class Device:
         if self.is_cuda:
             torch.cuda.empty_cache()
         else:
-            allocator.give_back()
+            main_memory.trim()
 
 
 MAIN_MEMORY: Final = Device(torch.device("cpu"), torch.float32, 0)

@@ -1,8 +1,5 @@
 """What makes a cold start short, and that nothing is different for it: weights read ahead, hashes known later."""
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service import allocator
 from service.catalogue import checkpoints, layouts
 from service.catalogue.checkpoints import CheckpointCatalogue
 from service.core.errors import ModelLoadError
@@ -233,36 +229,3 @@ def test_the_catalogue_hashes_small_checkpoints_at_once(
     catalogue = CheckpointCatalogue(DEMO_MODEL, Settings.read())
     assert catalogue.default.sha256 is None
     assert catalogue.hash_in_the_background(catalogue.default).sha256 == catalogue.default.sha256 is not None
-
-
-# --- memory --------------------------------------------------------------------------------------------------
-
-_FAULTS = """
-import resource, torch
-from service import allocator
-kept = allocator.prepare({environ})
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.set_num_threads(1)
-torch.ones(2**26)  # what is freed here is enough for all that comes
-before = faults()
-for _ in range(4):
-    torch.ones(2**24)  # 64 MiB each
-print(kept, faults() - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is asked")
-def test_freed_memory_is_kept_unless_the_operator_chose() -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    printed = []
-    for environ in ({}, {"MALLOC_ARENA_MAX": "2"}):
-        done = subprocess.run(
-            [sys.executable, "-c", _FAULTS.format(environ=environ)],
-            capture_output=True, text=True, check=True, env=clean,
-        )  # fmt: skip
-        printed.append(done.stdout.split())
-    (kept, few), (left, many) = printed
-    assert (kept, left) == ("True", "False")
-    assert int(many) > 4 * 16_000  # each page of each tensor anew
-    assert int(few) < int(many) / 2
-    allocator.give_back()

@@ -46,8 +46,7 @@ from service.core.lifecycle import Lifecycle, State
 from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
 from service.settings import Settings
-from service.state.memory import MemoryStore
-from service.state.store import Store
+from service.state.store import Store, open_store
 
 if TYPE_CHECKING:
     from service.ui.mount import PageApp
@@ -204,21 +203,12 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 def _store(settings: Settings, metrics: Metrics) -> Store:
     """Where sessions, tasks and catalogues are kept: here, or where SD_STATE_URL says."""
-    if settings.state_url is not None:
-        # Only here: a pod has no Redis, and does not pay for importing its client.
-        from service.state.redis.store import RedisStore
-
-        return RedisStore(
-            settings.state_url.get_secret_value(),
-            session_ttl=settings.session_ttl,
-            max_sessions=settings.max_sessions,
-            on_sessions=metrics.sessions.set,
-            on_error=lambda kind: metrics.state_errors.labels(kind).inc(),
-        )
-    return MemoryStore(
+    return open_store(
+        settings.state_url.get_secret_value() if settings.state_url is not None else None,
         session_ttl=settings.session_ttl,
         max_sessions=settings.max_sessions,
         on_sessions=metrics.sessions.set,
+        on_error=lambda kind: metrics.state_errors.labels(kind).inc(),
     )
 
 

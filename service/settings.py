@@ -5,8 +5,10 @@ keeps the two in step.
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -297,6 +299,23 @@ class Settings(BaseSettings):
                 )
             named[name] = address
         return named
+
+    @field_validator("state_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        form = "write redis://:password@host:6379/0, rediss:// for TLS, or unix:///path of a socket."
+        try:
+            url = urlsplit(value.get_secret_value())
+            known = url.scheme in ("redis", "rediss", "unix") and (url.port is None or url.port > 0)
+        except ValueError:
+            known = False
+        if not known:  # without saying it: there may be a password in it
+            raise ValueError(f"this is no address of a Redis server: {form}")
+        if find_spec("redis") is None:
+            raise ValueError("this needs the package redis: pip install 'knative-diffusion[front]'.")
+        return value
 
     @field_validator("measures")
     @classmethod

@@ -210,19 +210,15 @@ def open_store(
     """The store at ``url`` (``redis://…``, ``rediss://…`` or ``unix://…``), in memory with None.
 
     ``on_sessions`` is told how many sessions are kept; ``on_error`` of each failure of the store, which is
-    ``unreachable``, ``refused`` or ``garbage``. Raises :class:`ValueError` for a URL that is none, and where the
-    package for it is missing.
+    ``unreachable``, ``refused`` or ``garbage``. Raises :class:`ValueError` for a URL that is none.
     """
+    # Imported here: a pod has no Redis, and does not pay for its client.
     if url is None:
         from service.state.memory import MemoryStore
 
         return MemoryStore(session_ttl=session_ttl, max_sessions=max_sessions, on_sessions=on_sessions)
-    try:
-        from service.state.redis.store import RedisStore
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "SD_STATE_URL needs the package redis: pip install 'knative-diffusion[front]'."
-        ) from error
+    from service.state.redis.store import RedisStore
+
     return RedisStore(
         url, session_ttl=session_ttl, max_sessions=max_sessions, on_sessions=on_sessions, on_error=on_error
     )

@@ -5,7 +5,6 @@ from service.core.generation import GenerationRequest
 from service.settings import Settings
 
 MIN_SIDE = 64
-SIDE_STEP = 8
 
 
 def check(request: GenerationRequest, settings: Settings) -> None:
@@ -60,10 +59,8 @@ def check(request: GenerationRequest, settings: Settings) -> None:
 
 
 def _side(name: str, value: int, settings: Settings) -> None:
-    if not MIN_SIDE <= value <= settings.max_side or value % SIDE_STEP:
-        raise BadRequest(
-            f"{name} is {value}, but must be from {MIN_SIDE} to {settings.max_side} in steps of {SIDE_STEP}."
-        )
+    if not MIN_SIDE <= value <= settings.max_side:
+        raise BadRequest(f"{name} is {value}, but must be from {MIN_SIDE} to {settings.max_side}.")
 
 
 def _range(name: str, value: float, low: float, high: float) -> None:

@@ -8,6 +8,12 @@ from service.core.events import Timings
 from service.core.pixels import Mask, Pixels
 
 UniPCVariant: TypeAlias = Literal["bh1", "bh2", "vary_coeff"]
+NoiseSourceName: TypeAlias = Literal["CPU", "NV", "GPU"]
+"""Where noise is drawn: on the CPU, on the CPU as an NVIDIA GPU draws it, on the device."""
+Padding: TypeAlias = Literal["none", "empty", "last"]
+"""What is done where prompt and negative prompt are of unequal length: nothing (each is a call of the model of its
+own), empty chunks after the shorter one (A1111's pad_cond_uncond), or the negative prompt cut to the prompt's length
+or its last vector repeated (pad_cond_uncond_v0)."""
 UniPCSpacing: TypeAlias = Literal["time_uniform", "time_quadratic", "logSNR"]
 
 
@@ -24,6 +30,14 @@ class SamplingShape:
     beta_alpha: float = 0.6
     beta_beta: float = 0.6
     discard_next_to_last_sigma: bool = False
+    old_karras_ends: bool = False
+    """Schedules go from 10 to 0.1, whatever the checkpoint's sigmas (A1111's use_old_karras_scheduler_sigmas)."""
+    vp_start: bool = False
+    """The first noise is scaled by sqrt(sigma² + 1), not sigma (A1111's sgm_noise_multiplier)."""
+    zero_terminal_snr: bool = False
+    """The checkpoint's noise schedule is bent so that it ends in pure noise (sd_noise_schedule)."""
+    half_alphas: bool = False
+    """The schedule is rounded to half precision, as A1111 did before 1.6 (use_downcasted_alpha_bar)."""
     unipc_spacing: UniPCSpacing = "time_uniform"
     unipc_variant: UniPCVariant = "bh1"
     unipc_order: int = 3
@@ -35,7 +49,8 @@ class HiresFix:
     """The second pass of txt2img: the latent is enlarged and partly denoised again.
 
     Sizes are in pixels; ``steps`` 0 means as many as the first pass; ``upscaler`` names a latent mode or an
-    image upscaler. Sampler, scheduler, prompts and checkpoint are None where the first pass' serve.
+    image upscaler. ``crop_to`` (width, height) is what the second pass makes of the middle of the
+    enlarged picture. Sampler, scheduler, prompts and checkpoint are None where the first pass' serve.
     """
 
     width: int
@@ -49,6 +64,9 @@ class HiresFix:
     prompt: str | None = None
     negative_prompt: str | None = None
     checkpoint: str | None = None
+    token_merging: float = 0.0
+    refines: tuple[bool, bool] = (False, True)
+    """Whether the refiner takes part in the first and in the second pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,10 @@ class InitImage:
     mask: Mask | None = None
     inpainting_fill: int = 1
     noise_multiplier: float = 1.0
+    extra_noise: float = 0.0
+    """Added to the noise level at the start."""
+    mask_round: bool = True
+    """Whether a cell of the latent is repainted or kept, nothing in between."""
     image_guidance_scale: float | None = None
     inpainting_mask_weight: float = 1.0
 
@@ -98,16 +120,26 @@ class GenerationRequest:
     s_tmax: float = float("inf")
     s_noise: float = 1.0
     s_min_uncond: float = 0.0
+    """Below this noise level every other call goes without the negative prompt; every one with the next field."""
+    s_min_uncond_all: bool = False
+    skip_early_cond: float = 0.0
+    """The share (0..1) of the calls that go without the negative prompt at the beginning."""
+    token_merging: float = 0.0
+    """The share (0..0.9) of similar tokens that self-attention merges at full size; see ``hires`` for its own."""
+    noise_source: NoiseSourceName = "CPU"
     shape: SamplingShape = SamplingShape()
     clip_skip: int = 1
     emphasis: str = "Original"
     tiling: bool = False
     eta_noise_seed_delta: int = 0
     comma_padding_backtrack: int = 20
+    padding: Padding = "none"
     checkpoint: str | None = None
     vae: str | None = None
     refiner_checkpoint: str | None = None
     refiner_switch_at: float | None = None
+    """0..1: how far down the noise levels, or with ``refiner_by_steps`` the steps, the refiner takes over."""
+    refiner_by_steps: bool = False
     hires: HiresFix | None = None
     init: InitImage | None = None
     fix_img2img_steps: bool = False

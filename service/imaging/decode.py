@@ -171,7 +171,7 @@ def to_pixels(image: Image.Image, name: str = "image") -> Pixels:
 def to_mask(image: Image.Image, rounded: bool = True, name: str = "mask") -> Mask:
     """The mask that ``image`` means: its alpha channel, unless that is all opaque; else its brightness.
 
-    White (255) is repainted. ``rounded`` makes it 255 above a value of 128 and 0 up to it.
+    White (255) is repainted. ``rounded`` makes an alpha channel 255 above a value of 128 and 0 up to it.
     """
     converted = _eight_bit(image, name)
     mask: Mask | None = None
@@ -179,7 +179,7 @@ def to_mask(image: Image.Image, rounded: bool = True, name: str = "mask") -> Mas
         alpha = np.array(converted.getchannel("A"))
         mask = alpha if alpha.min() < 255 else None
     if mask is None:
-        mask = np.array(converted.convert("L"))
+        return np.array(converted.convert("L"))
     return np.where(mask > _MASK_THRESHOLD, np.uint8(255), np.uint8(0)) if rounded else mask
 
 

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from service.catalogue import sidecar
 from service.catalogue.layouts import PARTS, UNET, VAE, configuration, identify, read_json, weights_of
 from service.catalogue.weights import INDEX, TensorEntry, read_header
 from service.core.errors import ModelLoadError
@@ -101,6 +102,8 @@ def _file(path: Path) -> dict[str, Part]:
     entries, _ = read_header(path)
     layout = identify(path, entries)
     configurations = configuration(layout.family)
+    if (beside := sidecar.read(path)) is not None:
+        sidecar.apply(beside, configurations, path.name)
     configurations["unet"]["in_channels"] = layout.in_channels
     prefixes = {"unet": UNET, "vae": VAE} | {name: prefix for name, (prefix, _) in layout.encoders.items()}
     return {

@@ -21,12 +21,10 @@ class SubPrompt:
 def split_composition(prompt: str) -> list[SubPrompt]:
     """Split ``prompt`` at each upper-case word AND; a part may end in ``:weight`` (a number).
 
-    A prompt without AND is one part of weight 1, whatever it ends in: "format 4:3" is no weight.
+    So does a prompt without AND, as in A1111: "format 16:9" asks for "format 16" nine times as strongly. A space after
+    the number does not help, a full stop does.
     """
-    parts = _AND.split(prompt)
-    if len(parts) == 1:
-        return [SubPrompt(prompt)]
-    return [_weighted(part) for part in parts]
+    return [_weighted(part) for part in _AND.split(prompt)]
 
 
 def _weighted(part: str) -> SubPrompt:

@@ -30,6 +30,7 @@ from service.engine.families.model import Model
 from service.engine.families.protocol import Told
 from service.engine.generation.generation import Generation
 from service.engine.generation.noise import NoiseSource
+from service.engine.samplers.schedules import Walk
 from service.engine.weights.clip_vocabulary import END, clip_tokenizer
 from service.prompt import NetworkTag
 
@@ -62,12 +63,17 @@ class Flow(Model):
         """Of its position embedding."""
         return int(self.transformer.config.sample_size) * self.latent_factor
 
-    def schedule(self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape) -> Tensor:
+    def walk(
+        self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape, encoded: int | None
+    ) -> Walk:
         """Evenly spaced in time, then shifted towards noise (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
         lowest, highest = (float(level / (1 + level)) for level in self.sigmas[[0, -1]])
         times = torch.linspace(highest, lowest, steps)
         shifted = self.shift * times / (1 + (self.shift - 1) * times)
-        return torch.cat([shifted / (1 - shifted), torch.zeros(1)])
+        whole = torch.cat([shifted / (1 - shifted), torch.zeros(1)])
+        tail = whole if encoded is None else whole[steps - encoded - 1 :]
+        mixed_at = None if encoded is None else float(tail[0])
+        return Walk(tail, mixed_at, (float(whole[-2]), float(whole[0])))
 
     def predict(self, x: Tensor, sigma: float, told: Told) -> Tensor:
         """``x0 = x_s - s * v`` with the flow's own latent ``x_s = x / (1 + sigma)`` at ``s = sigma / (1 + sigma)``."""

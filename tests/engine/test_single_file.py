@@ -177,14 +177,10 @@ def test_what_the_unet_predicts_is_read_from_the_sidecar_the_tensors_and_the_met
     path = tmp_path / "m.safetensors"
     save_file({"x": torch.ones(1)}, path)
     entries: Any = {}
-    assert stated_prediction(path, entries, {}) is None
-    assert stated_prediction(path, entries, {"modelspec.prediction_type": "v"}) == "v_prediction"
-    assert stated_prediction(path, entries, {"modelspec.prediction_type": "epsilon"}) == "epsilon"
-    assert stated_prediction(path, {"v_pred": read_header(path)[0]["x"]}, {}) == "v_prediction"
-    path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
-    assert stated_prediction(path, entries, {"modelspec.prediction_type": "epsilon"}) == "v_prediction"
-    path.with_suffix(".yaml").write_text("model:\n  params:\n    linear_start: 0.00085\n")
-    assert stated_prediction(path, entries, {"modelspec.prediction_type": "v"}) == "epsilon"
+    assert stated_prediction(entries, {}) is None
+    assert stated_prediction(entries, {"modelspec.prediction_type": "v"}) == "v_prediction"
+    assert stated_prediction(entries, {"modelspec.prediction_type": "epsilon"}) == "epsilon"
+    assert stated_prediction({"v_pred": read_header(path)[0]["x"]}, {}) == "v_prediction"
 
 
 def test_a_trained_unet_shows_what_it_predicts() -> None:

@@ -71,9 +71,19 @@ def prepare(
             else body.initial_noise_multiplier
         ),
         image_guidance_scale=body.image_cfg_scale,
+        extra_noise=options.number("img2img_extra_noise"),
+        mask_round=body.mask_round is not False,
         inpainting_mask_weight=options.number("inpainting_mask_weight"),
     )
-    request = replace(request, init=init, fix_img2img_steps=options.flag("img2img_fix_steps"))
+    own = body.override_settings and body.override_settings.get("token_merging_ratio")
+    request = replace(
+        request,
+        init=init,
+        fix_img2img_steps=options.flag("img2img_fix_steps"),
+        token_merging=(request.token_merging if own else 0.0)
+        or options.number("token_merging_ratio_img2img")
+        or request.token_merging,
+    )
     check(request, settings)
     reader.done()
     return request, plan

@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 from service.api import values
 from service.core.errors import BadRequest
-from service.core.generation import UniPCSpacing, UniPCVariant
+from service.core.generation import NoiseSourceName, UniPCSpacing, UniPCVariant
 
 DEFAULTS: Final[Mapping[str, Any]] = json.loads(
     resources.files(__package__).joinpath("options.json").read_text()
@@ -41,6 +41,11 @@ _NUMBERS: Final = {
     "s_tmax": (0, float("inf")),
     "s_noise": (0, 1000),
     "s_min_uncond": (0, 100),
+    "img2img_extra_noise": (0, 1),
+    "skip_early_cond": (0, 1),
+    "token_merging_ratio": (0, 0.9),
+    "token_merging_ratio_img2img": (0, 0.9),
+    "token_merging_ratio_hr": (0, 0.9),
     "rho": (0, 100),
     "sigma_min": (0, 10),
     "sigma_max": (0, 1000),
@@ -55,6 +60,9 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "grid_format": ("png", "jpg", "jpeg", "webp"),
     "live_previews_image_format": ("png", "jpeg", "webp"),
     "emphasis": ("Original", "No norm", "Ignore", "None"),
+    "hires_fix_refiner_pass": ("first pass", "second pass", "both passes"),
+    "randn_source": get_args(NoiseSourceName),
+    "sd_noise_schedule": ("Default", "Zero Terminal SNR"),
     "uni_pc_variant": get_args(UniPCVariant),
     "uni_pc_skip_type": get_args(UniPCSpacing),
 }

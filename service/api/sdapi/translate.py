@@ -11,7 +11,15 @@ from service.api.sdapi.styles import StyleBook
 from service.catalogue import samplers
 from service.catalogue.samplers import Sampler
 from service.core.errors import BadRequest
-from service.core.generation import GenerationRequest, HiresFix, SamplingShape, UniPCSpacing, UniPCVariant
+from service.core.generation import (
+    GenerationRequest,
+    HiresFix,
+    NoiseSourceName,
+    Padding,
+    SamplingShape,
+    UniPCSpacing,
+    UniPCVariant,
+)
 from service.prompt import strip_comments
 from service.settings import Settings
 
@@ -31,7 +39,8 @@ def txt2img(
     request = common(body, options, settings, styles)
     check(request, settings)  # the second pass is measured by the first
     if body.enable_hr:
-        hires = _hires(body, request, settings)
+        request = _first_phase(body, request)
+        hires = _hires(body, request, options, settings)
         if hires.prompt or hires.negative_prompt:
             texts = prompts(body, hires.prompt or "", hires.negative_prompt or "", options, styles)
             hires = replace(
@@ -75,16 +84,22 @@ def common(
         s_tmax=s_tmax if s_tmax > 0 else float("inf"),
         s_noise=_or(body.s_noise, options.number("s_noise")) or 1.0,
         s_min_uncond=_or(body.s_min_uncond, options.number("s_min_uncond")),
+        s_min_uncond_all=options.flag("s_min_uncond_all"),
+        skip_early_cond=options.number("skip_early_cond"),
+        token_merging=options.number("token_merging_ratio"),
+        noise_source=cast(NoiseSourceName, options.choice("randn_source")),
         shape=_shape(options),
         clip_skip=options.integer("CLIP_stop_at_last_layers"),
         emphasis=options.choice("emphasis"),
         tiling=options.flag("tiling") if body.tiling is None else body.tiling,
         eta_noise_seed_delta=options.integer("eta_noise_seed_delta"),
+        padding=_padding(options),
         comma_padding_backtrack=options.integer("comma_padding_backtrack"),
         checkpoint=options.text("sd_model_checkpoint") or None,
         vae=_vae(options),
         refiner_checkpoint=body.refiner_checkpoint or None,
         refiner_switch_at=body.refiner_switch_at,
+        refiner_by_steps=options.flag("refiner_switch_by_sample_steps"),
         disable_extra_networks=bool(body.disable_extra_networks),
         preview_every=_preview_every(options),
         task_id=body.force_task_id or "",
@@ -109,11 +124,21 @@ def _shape(options: Options) -> SamplingShape:
         beta_alpha=options.number("beta_dist_alpha"),
         beta_beta=options.number("beta_dist_beta"),
         discard_next_to_last_sigma=options.flag("always_discard_next_to_last_sigma"),
+        old_karras_ends=options.flag("use_old_karras_scheduler_sigmas"),
+        vp_start=options.flag("sgm_noise_multiplier"),
+        zero_terminal_snr=options.choice("sd_noise_schedule") != "Default",
+        half_alphas=options.flag("use_downcasted_alpha_bar"),
         unipc_spacing=cast(UniPCSpacing, options.choice("uni_pc_skip_type")),
         unipc_variant=cast(UniPCVariant, options.choice("uni_pc_variant")),
         unipc_order=options.integer("uni_pc_order"),
         unipc_lower_order_final=options.flag("uni_pc_lower_order_final"),
     )
+
+
+def _padding(options: Options) -> Padding:
+    if options.flag("pad_cond_uncond_v0"):
+        return "last"
+    return "empty" if options.flag("pad_cond_uncond") else "none"
 
 
 def _eta(body: GenerationBody, options: Options, sampler: Sampler) -> float | None:
@@ -152,7 +177,7 @@ def _vae(options: Options) -> str | None:
     return None if name in ("", "Automatic", "None") else name
 
 
-def _hires(body: Txt2ImgBody, first: GenerationRequest, settings: Settings) -> HiresFix:
+def _hires(body: Txt2ImgBody, first: GenerationRequest, options: Options, settings: Settings) -> HiresFix:
     """The second pass. A1111 fails without ``denoising_strength``; 0.75 is what its page starts with."""
     width, height, crop = _hires_size(body, first)
     sampler = scheduler = None
@@ -177,27 +202,43 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, settings: Settings) -> H
         prompt=body.hr_prompt or None,
         negative_prompt=body.hr_negative_prompt or None,
         checkpoint=None if checkpoint in (None, "", "Use same checkpoint") else checkpoint,
+        token_merging=options.number("token_merging_ratio_hr"),
+        refines=_REFINES[options.choice("hires_fix_refiner_pass")],
     )
 
 
+def _first_phase(body: Txt2ImgBody, request: GenerationRequest) -> GenerationRequest:
+    """``request`` at the size of the first pass where that is given of its own, as clients of old do."""
+    width, height = _or(body.firstphase_width, 0), _or(body.firstphase_height, 0)
+    if width <= 0 and height <= 0:
+        return request
+    return replace(request, width=width, height=height)
+
+
 def _hires_size(body: Txt2ImgBody, first: GenerationRequest) -> tuple[int, int, tuple[int, int] | None]:
-    """Width and height of the second pass, and the size to crop to where both sides were asked for."""
+    """Width and height that the first pass is enlarged to, and what the second pass makes of their middle, if less."""
     ask_width, ask_height = _or(body.hr_resize_x, 0), _or(body.hr_resize_y, 0)
     if ask_width <= 0 and ask_height <= 0:
         scale = _or(body.hr_scale, 2.0)
         if not 0 < scale <= 16:
             raise BadRequest(f"hr_scale is {scale}, but must be above 0 and at most 16.")
-        return _floor8(first.width * scale), _floor8(first.height * scale), None
+        return int(first.width * scale), int(first.height * scale), None
     if ask_height <= 0:
-        return _floor8(ask_width), _floor8(ask_width * first.height / first.width), None
+        return ask_width, ask_width * first.height // first.width, None
     if ask_width <= 0:
-        return _floor8(ask_height * first.width / first.height), _floor8(ask_height), None
-    # Both: cover the asked size in the first pass' shape, then crop.
-    ratio = max(ask_width / first.width, ask_height / first.height)
-    width, height = _floor8(first.width * ratio), _floor8(first.height * ratio)
-    crop = (_floor8(ask_width), _floor8(ask_height))
-    return max(width, crop[0]), max(height, crop[1]), None if crop == (width, height) else crop
+        return ask_height * first.width // first.height, ask_height, None
+    # Both: cover the asked size in the first pass' shape; what stands over is cut off the latent, in whole cells.
+    if first.width * ask_height < ask_width * first.height:
+        width, height = ask_width, ask_width * first.height // first.width
+    else:
+        width, height = ask_height * first.width // first.height, ask_height
+    cells = (width // 8 - (width - ask_width) // 8, height // 8 - (height - ask_height) // 8)
+    crop = (cells[0] * 8, cells[1] * 8)
+    return width, height, None if crop == (width // 8 * 8, height // 8 * 8) else crop
 
 
-def _floor8(value: float) -> int:
-    return int(value) // 8 * 8
+_REFINES: Final = {
+    "first pass": (True, False),
+    "second pass": (False, True),
+    "both passes": (True, True),
+}

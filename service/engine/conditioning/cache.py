@@ -9,9 +9,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """What the text encoders make of one text.
+    """What the text encoders make of one text, before words are weighed.
 
-    ``chunks``: one tensor of shape (77, D) for each chunk, D the sum of the widths of all encoders.
+    ``chunks``: one tensor of shape (77, D) for each chunk, D the sum of the widths of all encoders. ``weights``: for
+    each chunk (E, 77), what its positions weigh for each of the E encoders; empty where all weigh 1.
     ``pooled``: shape (P,), that of the first chunk by all encoders that pool, or None. ``embeddings``: the textual
     inversions in the text, in order.
     """
@@ -19,6 +20,7 @@ class EncodedText:
     chunks: tuple[torch.Tensor, ...]
     pooled: torch.Tensor | None = None
     embeddings: tuple[str, ...] = ()
+    weights: tuple[torch.Tensor, ...] = ()
 
     @property
     def size(self) -> int:

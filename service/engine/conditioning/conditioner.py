@@ -1,12 +1,13 @@
 """From prompts to conditioning: grammar, chunks, encoders and cache put together."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import torch
 
 from service.core.errors import BadRequest
+from service.core.generation import Padding
 from service.engine.conditioning.cache import EncodedText, EncodingCache
 from service.engine.conditioning.chunks import split_into_chunks
 from service.engine.conditioning.embeddings import EmbeddingTable
@@ -123,6 +124,7 @@ class Conditioner:
         emphasis: str = ORIGINAL,
         comma_backtrack: int = 20,
         sdxl_clip_l_skip: bool = False,
+        padding: Padding = "none",
         raise_if_cancelled: Callable[[], None] = lambda: None,
     ) -> Conditioning:
         """The conditioning of N images: ``prompts`` and ``negative_prompts`` have one text for each.
@@ -135,8 +137,9 @@ class Conditioner:
         OpenCLIP. ``comma_backtrack``: how many tokens may move to the next chunk so that it begins after a
         comma. ``raise_if_cancelled`` is called before each run of an encoder.
 
-        All texts are padded with empty chunks to the length of the longest. Each distinct text is encoded
-        once, alone: what comes out for it depends neither on its neighbours in a batch nor on the cache.
+        Each distinct text is encoded once, alone: what comes out for it depends neither on its neighbours in a batch
+        nor on the cache. Texts between which a prompt changes are padded with empty chunks to the length of the
+        longest; what becomes of prompt and negative prompt of unequal length says ``padding``.
 
         Raises :class:`BadRequest` for a clip skip that the encoder has no layer for, and for prompts beyond
         :data:`MAX_CHARACTERS`, :data:`MAX_PARTS`, :data:`MAX_CHUNKS` (each) or :data:`MAX_ENCODINGS` (all
@@ -164,30 +167,47 @@ class Conditioner:
                     )
             return encoded[text]
 
-        for scheduled in (entry for entries in schedules.values() for entry in entries):
-            encode_once(scheduled.text)
-        used = tuple(dict.fromkeys(name for text in encoded.values() for name in text.embeddings))
-        length = max((len(text.chunks) for text in encoded.values()), default=1)
-        is_ragged = any(len(text.chunks) < length for text in encoded.values())
-        empty = encode_once("").chunks if is_ragged else ()
-
         def timeline(prompt: str, *, negative: bool = False) -> Timeline:
             entries = schedules[prompt]
-            texts, padding = [encoded[entry.text] for entry in entries], empty
+            texts = [encode_once(entry.text) for entry in entries]
+            length = max(len(text.chunks) for text in texts)
+            if any(len(text.chunks) < length for text in texts):
+                texts = [_longer(text, encode_once(""), length) for text in texts]
+            states = self._weighed(texts, options.emphasis)
+            pooled = [text.pooled for text in texts if text.pooled is not None]
             if negative and self._zeroes_empty_negative and all(not entry.text for entry in entries):
-                texts = [_zeroed(text) for text in texts]
-                padding = texts[0].chunks
-            return Timeline(
-                until=tuple(entry.until for entry in entries),
-                chunks=tuple((*text.chunks, *(padding * (length - len(text.chunks)))) for text in texts),
-                pooled=tuple(text.pooled for text in texts if text.pooled is not None) or None,
-            )
+                # What SDXL was trained to see where there is no prompt.
+                states, pooled = ([torch.zeros_like(each) for each in part] for part in (states, pooled))
+            until = tuple(entry.until for entry in entries)
+            return Timeline(until, tuple(states), tuple(pooled) or None)
 
-        return Conditioning(
-            cond=[[(timeline(part.text), part.weight) for part in each] for each in parts],
-            uncond=[timeline(prompt, negative=True) for prompt in negative_prompts],
-            embeddings=used,
-        )
+        cond = [[(timeline(part.text), part.weight) for part in each] for each in parts]
+        uncond = [timeline(prompt, negative=True) for prompt in negative_prompts]
+        used = tuple(dict.fromkeys(name for text in encoded.values() for name in text.embeddings))
+        empty = torch.cat(encode_once("").chunks) if padding == "empty" else None
+        return Conditioning(cond, uncond, used, padding, empty)
+
+    def _weighed(self, texts: Sequence[EncodedText], emphasis: str) -> list[torch.Tensor]:
+        """The states (77 · chunks, D) of texts of equal length, words weighed.
+
+        As in A1111 the texts of one prompt, between which it changes, share the mean that "Original" restores: chunk
+        by chunk, encoder by encoder.
+        """
+        if not any(text.weights for text in texts):
+            return [torch.cat(text.chunks) for text in texts]
+        columns = []
+        for index in range(len(texts[0].chunks)):
+            states = torch.stack([text.chunks[index] for text in texts])
+            weights = torch.stack(
+                [
+                    text.weights[index] if text.weights else torch.ones(len(self.encoders), states.shape[1])
+                    for text in texts
+                ]
+            )
+            parts = states.split([encoder.width for encoder in self.encoders], dim=-1)
+            each = (apply_emphasis(part, weights[:, n], emphasis) for n, part in enumerate(parts))
+            columns.append(torch.cat(list(each), dim=-1))
+        return list(torch.cat(columns, dim=1))
 
     def _encode_text(
         self, text: str, options: _Options, raise_if_cancelled: Callable[[], None]
@@ -196,6 +216,7 @@ class Conditioner:
         if (found := self.cache.get(key)) is not None:
             return found
         columns: list[list[torch.Tensor]] = []
+        weights: list[list[torch.Tensor]] = []
         pooled: list[torch.Tensor] = []
         used: dict[str, None] = {}
         for encoder, table in zip(self.encoders, self._tables, strict=True):
@@ -219,14 +240,28 @@ class Conditioner:
             for index, chunk in enumerate(chunks):
                 raise_if_cancelled()
                 states, pool = encoder.encode(chunk, clip_skip=clip_skip, vector=table.vector)
-                column.append(apply_emphasis(states, encoder.weights(chunk), options.emphasis))
+                column.append(states)
                 if index == 0 and pool is not None:
                     pooled.append(pool)
                 used |= {token.vector[0]: None for token in chunk.tokens if token.vector}
             columns.append(column)
-        encoded = EncodedText(_joined(columns), torch.cat(pooled) if pooled else None, tuple(used))
+            weights.append([encoder.weights(chunk) for chunk in chunks])
+        plain = all(bool((each == 1).all()) for column in weights for each in column)
+        encoded = EncodedText(
+            _joined(columns),
+            torch.cat(pooled) if pooled else None,
+            tuple(used),
+            () if plain else tuple(torch.stack(row) for row in zip(*weights, strict=True)),
+        )
         self.cache.put(key, encoded)
         return encoded
+
+
+def _longer(text: EncodedText, empty: EncodedText, length: int) -> EncodedText:
+    """``text`` with empty chunks after it, so that it has ``length``."""
+    more = length - len(text.chunks)
+    weights = text.weights and (*text.weights, *([torch.ones_like(text.weights[0])] * more))
+    return replace(text, chunks=(*text.chunks, *(empty.chunks * more)), weights=weights)
 
 
 def _joined(columns: list[list[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
@@ -234,12 +269,6 @@ def _joined(columns: list[list[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
     if len(columns) == 1:
         return tuple(columns[0])
     return tuple(torch.cat(row, dim=-1) for row in zip(*columns, strict=True))
-
-
-def _zeroed(text: EncodedText) -> EncodedText:
-    """What SDXL was trained to see where there is no prompt."""
-    pooled = None if text.pooled is None else torch.zeros_like(text.pooled)
-    return EncodedText(tuple(torch.zeros_like(chunk) for chunk in text.chunks), pooled)
 
 
 def _parts(prompt: str) -> list[SubPrompt]:

@@ -29,7 +29,7 @@ def emphasis_mode(name: str) -> str:
 
 
 def apply_emphasis(states: torch.Tensor, weights: torch.Tensor, mode: str) -> torch.Tensor:
-    """Weigh ``states`` (77, D) of one chunk by ``weights`` (77,); dtype and shape stay.
+    """Weigh ``states`` (…, 77, D) of a chunk by ``weights`` (…, 77); dtype and shape stay.
 
     "Original" rescales the whole chunk so that its mean stays what it was. Where the mean is as good as 0, which
     makes its change mere chance (as under a layer norm without bias), the chunk stays as weighted.

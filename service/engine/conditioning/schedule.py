@@ -6,14 +6,16 @@ from functools import cached_property
 
 import torch
 
+from service.core.generation import Padding
+
 
 @dataclass(frozen=True)
 class StepConditioning:
     """The conditioning of one step: N images, R ≥ N rows, one for each part of an image's prompt.
 
     ``cond``: (R, L, D); ``cond_pooled``: (R, P) or None; ``uncond``: (N, L, D); ``uncond_pooled``: (N, P)
-    or None. Row r belongs to image ``images[r]`` (0-based, ascending) with weight ``weights[r]``. L is a
-    multiple of 77 and the same at all steps of a pass.
+    or None. Row r belongs to image ``images[r]`` (0-based, ascending) with weight ``weights[r]``. The L of ``uncond``
+    may be another one; ``padded`` says how they were made equal, if they were.
     """
 
     cond: torch.Tensor
@@ -22,6 +24,12 @@ class StepConditioning:
     uncond_pooled: torch.Tensor | None
     images: tuple[int, ...]
     weights: tuple[float, ...]
+    padded: Padding = "none"
+
+    @property
+    def is_even(self) -> bool:
+        """True if prompts and negative prompts are of equal length: one call of the UNet takes both."""
+        return self.cond.shape[1] == self.uncond.shape[1]
 
     @property
     def is_composed(self) -> bool:
@@ -46,6 +54,10 @@ class StepConditioning:
             return None
         return torch.cat([self.cond_pooled, self.uncond_pooled])
 
+    def firsts(self, cond: torch.Tensor) -> torch.Tensor:
+        """(N, …): for each image the first of its rows in ``cond`` (R, …)."""
+        return cond[[self.images.index(image) for image in range(self.uncond.shape[0])]]
+
     def guide(self, cond: torch.Tensor, uncond: torch.Tensor, guidance_scale: float) -> torch.Tensor:
         """Classifier-free guidance: ``uncond`` + Σ weight · scale · (cond − uncond) over an image's rows.
 
@@ -64,11 +76,11 @@ class StepConditioning:
 class Timeline:
     """One text's encodings over a pass: entry i is valid up to and with step ``until[i]``.
 
-    ``chunks``: for each entry its chunks (77, D), as many in every entry; ``pooled``: (P,) each, or None.
+    ``states``: (L, D) for each entry, L the same for all; ``pooled``: (P,) each, or None.
     """
 
     until: tuple[int, ...]
-    chunks: tuple[tuple[torch.Tensor, ...], ...]
+    states: tuple[torch.Tensor, ...]
     pooled: tuple[torch.Tensor, ...] | None
 
     def index(self, step: int) -> int:
@@ -89,6 +101,9 @@ class Conditioning:
     """For each image its negative prompt."""
     embeddings: tuple[str, ...] = ()
     """The textual inversions that the prompts use, for the infotext."""
+    padding: Padding = "none"
+    empty: torch.Tensor | None = None
+    """The states (77, D) of an empty text, for padding with them."""
     _steps: dict[tuple[int, ...], StepConditioning] = field(default_factory=dict)
 
     @property
@@ -120,6 +135,12 @@ class Conditioning:
         rows = [(image, *part) for image, parts in enumerate(self.cond) for part in parts]
         cond, cond_pooled = _stack([timeline for _, timeline, _ in rows], step)
         uncond, uncond_pooled = _stack(self.uncond, step)
+        padded: Padding = "none" if cond.shape[1] == uncond.shape[1] else self.padding
+        if padded == "empty":
+            assert self.empty is not None
+            cond, uncond = (_with_empty(each, longest, self.empty) for each, longest in _pair(cond, uncond))
+        elif padded == "last":
+            uncond = _repeated(uncond, cond.shape[1])[:, : cond.shape[1]]
         return StepConditioning(
             cond=cond,
             uncond=uncond,
@@ -127,15 +148,36 @@ class Conditioning:
             uncond_pooled=uncond_pooled,
             images=tuple(image for image, _, _ in rows),
             weights=tuple(weight for _, _, weight in rows),
+            padded=padded,
         )
 
 
 def _stack(timelines: Sequence[Timeline], step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The rows of one step, (rows, L, D) and (rows, P): as in A1111 shorter ones repeat their last vector."""
     states: list[torch.Tensor] = []
     pooled: list[torch.Tensor] = []
     for timeline in timelines:
         index = timeline.index(step)
-        states.append(torch.cat(timeline.chunks[index]))
+        states.append(timeline.states[index])
         if timeline.pooled is not None:
             pooled.append(timeline.pooled[index])
-    return torch.stack(states), torch.stack(pooled) if pooled else None
+    longest = max(each.shape[0] for each in states)
+    stacked = torch.stack([_repeated(each[None], longest)[0] for each in states])
+    return stacked, torch.stack(pooled) if pooled else None
+
+
+def _repeated(states: torch.Tensor, length: int) -> torch.Tensor:
+    """``states`` (rows, L, D) with their last vectors repeated up to ``length``."""
+    more = length - states.shape[1]
+    return states if more <= 0 else torch.cat([states, states[:, -1:].expand(-1, more, -1)], dim=1)
+
+
+def _pair(cond: torch.Tensor, uncond: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+    longest = max(cond.shape[1], uncond.shape[1])
+    return [(cond, longest), (uncond, longest)]
+
+
+def _with_empty(states: torch.Tensor, length: int, empty: torch.Tensor) -> torch.Tensor:
+    """``states`` (rows, L, D) with as many empty texts after them as fit into ``length``."""
+    count = (length - states.shape[1]) // empty.shape[0]
+    return torch.cat([states, empty.repeat(count, 1).expand(len(states), -1, -1)], dim=1)

@@ -32,12 +32,12 @@ def cells(side: int, factor: int) -> int:
 def to_tensor(pixels: Pixels, device: torch.device, dtype: torch.dtype) -> Tensor:
     """RGB uint8 (height, width, 3) as (1, 3, height, width) in -1..1."""
     tensor = torch.from_numpy(np.array(pixels)).to(device)  # a copy: callers' arrays may be read-only
-    return (tensor.to(dtype).permute(2, 0, 1)[None] / 127.5) - 1.0
+    return (tensor.to(dtype).permute(2, 0, 1)[None] / 255.0) * 2.0 - 1.0
 
 
 def to_pixels(images: Tensor) -> list[Pixels]:
-    """(n, 3, height, width) in -1..1 as RGB uint8 arrays of shape (height, width, 3)."""
-    scaled = ((images.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+    """(n, 3, height, width) in -1..1 as RGB uint8 arrays (height, width, 3); cut off as in A1111, not rounded."""
+    scaled = (((images.float() + 1.0) / 2.0).clamp(0, 1) * 255.0).to(torch.uint8)
     return list(scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 

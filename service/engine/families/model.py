@@ -15,7 +15,7 @@ from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, Conditioning
 from service.engine.families import autoencoder
 from service.engine.families.protocol import TextOptions, Told
-from service.engine.samplers.schedules import sampler_sigmas
+from service.engine.samplers.schedules import Walk, walk
 
 
 @dataclass(eq=False)
@@ -101,6 +101,7 @@ class Model(ABC):
             clip_skip=options.clip_skip,
             emphasis=options.emphasis,
             comma_backtrack=options.comma_backtrack,
+            padding=options.padding,
             raise_if_cancelled=check,
         )
 
@@ -109,9 +110,11 @@ class Model(ABC):
         columns, rows = (autoencoder.cells(side, self.latent_factor) for side in (width, height))
         return self.latent_channels, rows, columns
 
-    def schedule(self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape) -> Tensor:
-        """See :meth:`protocol.Family.schedule`."""
-        return sampler_sigmas(sampler, scheduler, steps, self.sigmas, shape)
+    def walk(
+        self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape, encoded: int | None
+    ) -> Walk:
+        """See :meth:`protocol.Family.walk`."""
+        return walk(sampler, scheduler, steps, self.sigmas, shape, encoded=encoded)
 
     def encode(self, images: Tensor, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Latents (float32, of unit variance) of images (n, 3, height, width) in -1..1.

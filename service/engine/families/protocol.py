@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from service.catalogue.samplers import Sampler, Scheduler
-from service.core.generation import SamplingShape
+from service.core.generation import Padding, SamplingShape
 from service.core.pixels import Pixels
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioning
+from service.engine.samplers.schedules import Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class TextOptions:
     clip_skip: int = 1
     emphasis: str = "Original"
     comma_backtrack: int = 20
+    padding: Padding = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Told:
     ``states`` (R, tokens, width) and ``pooled`` (R, width) come from the text encoders. The last ``negative_rows``
     carry the negative prompt. ``size`` is the picture's (width, height) in pixels. ``concat`` (R, c, h, w) is what
     an inpainting network takes beside the latent. ``timestep`` is given where it does not follow from the sigma.
+    ``token_merging`` is the share of tokens that self-attention merges.
     """
 
     states: Tensor
@@ -46,6 +49,7 @@ class Told:
     negative_rows: int = 0
     concat: Tensor | None = None
     timestep: float | None = None
+    token_merging: float = 0.0
 
 
 class Family(Protocol):
@@ -77,8 +81,10 @@ class Family(Protocol):
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latent of a picture in pixels, of which whole blocks of 8 count."""
 
-    def schedule(self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape) -> Tensor:
-        """``steps + 1`` descending sigmas."""
+    def walk(
+        self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape, encoded: int | None
+    ) -> Walk:
+        """The noise levels of a pass: a schedule of ``steps``, from a picture its last ``encoded + 1``."""
 
     def predict(self, x: Tensor, sigma: float, told: Told) -> Tensor:
         """The clean latent of ``x`` (R, c, h, w; VE space, float32) at noise level ``sigma``, without guidance."""

@@ -10,7 +10,8 @@ from service.catalogue.samplers import Sampler, Scheduler
 from service.core.generation import SamplingShape
 from service.engine.families.model import Model
 from service.engine.families.protocol import Told
-from service.engine.samplers.schedules import sampler_sigmas, sigma_to_timestep
+from service.engine.families.token_merging import merged_tokens
+from service.engine.samplers.schedules import Walk, sigma_to_timestep, walk
 
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
 
@@ -52,13 +53,14 @@ class StableDiffusion(Model):
             scaled = torch.cat([scaled, told.concat], dim=1)
         if told.states.dtype in (torch.float16, torch.bfloat16):
             scaled = scaled.to(told.states.dtype)
-        out = self.unet(
-            scaled,
-            torch.tensor(timestep, device=x.device),
-            encoder_hidden_states=told.states,
-            added_cond_kwargs=self._added(told),
-            return_dict=False,
-        )[0].float()
+        with merged_tokens(self.unet, x.shape[2], x.shape[3], told.token_merging):
+            out = self.unet(
+                scaled,
+                torch.tensor(timestep, device=x.device),
+                encoder_hidden_states=told.states,
+                added_cond_kwargs=self._added(told),
+                return_dict=False,
+            )[0].float()
         match self.prediction:
             case "epsilon":
                 return x - sigma * out
@@ -77,9 +79,11 @@ class StableDiffusion(Model):
 class StableDiffusionXL(StableDiffusion):
     """SDXL: two text encoders, and sizes that the UNet is told."""
 
-    def schedule(self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape) -> Tensor:
+    def walk(
+        self, sampler: Sampler, scheduler: Scheduler, steps: int, shape: SamplingShape, encoded: int | None
+    ) -> Walk:
         """Align Your Steps has a list of its own for SDXL."""
-        return sampler_sigmas(sampler, scheduler, steps, self.sigmas, shape, sdxl=True)
+        return walk(sampler, scheduler, steps, self.sigmas, shape, encoded=encoded, sdxl=True)
 
     def _added(self, told: Told) -> dict[str, Any]:
         ids = self._sizes(told).to(device=told.states.device, dtype=told.states.dtype)

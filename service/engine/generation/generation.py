@@ -16,7 +16,7 @@ from service.core.pixels import Pixels
 from service.engine.families.autoencoder import to_tensor
 from service.engine.families.protocol import Family
 from service.engine.generation.inpainting import Start, blank, from_images
-from service.engine.generation.noise import NoiseSource
+from service.engine.generation.noise import NoiseSource, posterior
 from service.engine.generation.passes import Batch, Models, Outcome, Passes
 from service.engine.generation.plan import PassPlan, first_pass, hires_pass
 from service.engine.generation.progress import Reporter
@@ -56,7 +56,7 @@ class Generation:
     def _batch(self, batch: Batch) -> list[Pixels]:
         plan, passes = self._first, self._passes
         model = self._model = self._models.get(plan.checkpoint, plan.networks)
-        noise = passes.noise(batch)
+        noise = passes.noise(batch, model.device)
         unit = passes.initial(model, noise, batch, (plan.width, plan.height))
         start, unit = self._start(model, batch, unit)
         outcome = passes.run(plan, model, batch, start, unit, noise)
@@ -72,9 +72,13 @@ class Generation:
         if init is None:
             return Start(None, blank(model, len(batch.indices), *size, unit.device)), unit
         with self._reporter.stage("image_encoding"):
-            plain = NoiseSource([request.seed_of(i) for i in batch.indices])
+            seeds = [request.seed_of(i) for i in batch.indices]
+            plain = NoiseSource(seeds, source=request.noise_source, device=unit.device)
             under = plain.initial(model.latent_shape(*size), device=unit.device)
-            start = from_images(model, init, batch.indices, size, under)
+            early = self._first.sampler.own_schedule
+            # A1111 draws here from whatever came before it in the process: any seed is as good.
+            draw = posterior(request.seed)
+            start = from_images(model, init, batch.indices, size, under, draw, early=early)
         return start, unit * init.noise_multiplier
 
     def _second(self, plan: PassPlan, hires: HiresFix, batch: Batch, first: Outcome) -> list[Pixels]:
@@ -84,12 +88,11 @@ class Generation:
         latent = self._enlarged(plan, hires, batch, first, model)
         outcome = Outcome(latent, model, *size)
         if plan.steps:
-            noise = passes.noise(batch)
+            noise = passes.noise(batch, model.device)
             unit = passes.initial(model, noise, batch, size)
             start = Start(latent, blank(model, len(batch.indices), *size, latent.device))
             outcome = passes.run(plan, model, batch, start, unit, noise)
-        images = passes.decode(outcome, batch)
-        return images if hires.crop_to is None else [_crop(image, *hires.crop_to) for image in images]
+        return passes.decode(outcome, batch)
 
     def _enlarged(
         self, plan: PassPlan, hires: HiresFix, batch: Batch, first: Outcome, model: Family
@@ -97,23 +100,31 @@ class Generation:
         """The latent that the second pass starts from: enlarged itself, or by way of pictures."""
         own = (first.width, first.height)
         if is_latent_mode(hires.upscaler) and model.latent_shape(*own) == first.model.latent_shape(*own):
-            _, height, width = model.latent_shape(plan.width, plan.height)
-            return enlarge_latent(first.latent, width, height, hires.upscaler)
+            _, height, width = model.latent_shape(hires.width, hires.height)
+            latent = enlarge_latent(first.latent, width, height, hires.upscaler)
+        else:
+            latent = self._enlarged_pixels(hires, batch, first, model)
+        _, height, width = model.latent_shape(plan.width, plan.height)
+        top, left = (latent.shape[2] - height) // 2, (latent.shape[3] - width) // 2
+        return latent[:, :, top : top + height, left : left + width]
+
+    def _enlarged_pixels(self, hires: HiresFix, batch: Batch, first: Outcome, model: Family) -> Tensor:
         images = self._passes.decode(first, batch)
         with self._reporter.stage("upscale"):
             larger = [
-                self._models.upscale(image, hires.upscaler, plan.width, plan.height, self._token)
+                self._models.upscale(image, hires.upscaler, hires.width, hires.height, self._token)
                 for image in images
             ]
         with self._reporter.stage("image_encoding"):
             pixels = [to_tensor(image, first.latent.device, torch.float32) for image in larger]
-            return model.encode(torch.cat(pixels))
+            # The seed that A1111 happens to have set last.
+            return model.encode(torch.cat(pixels), posterior(self._request.seed_of(batch.indices[-1])))
 
     def _result(self, images: list[Pixels], *, interrupted: bool) -> GenerationResult:
         request, count = self._request, len(images)
         model = self._model
         assert model is not None, "no batch was made"
-        extra: dict[str, object] = {}
+        extra = dict(self._passes.remarks)
         if hashes := self._models.network_hashes:
             extra["Lora hashes"] = hashes
         if self._passes.embeddings:
@@ -144,8 +155,3 @@ def _schedule_name(sampler: Sampler, scheduler: Scheduler) -> str:
         return scheduler.label
     effective = samplers.effective_scheduler(sampler, scheduler)
     return scheduler.label if effective.name == "uniform" else effective.label
-
-
-def _crop(image: Pixels, width: int, height: int) -> Pixels:
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width].copy()

@@ -16,7 +16,7 @@ from service.engine.families.protocol import Family
 class Call:
     """One call of the model: latents ``x`` (n, c, h, w; VE space) at noise level ``sigma``, by ``model``.
 
-    ``progress`` 0..1 is how far down the model's noise levels it is. ``concat`` (n, c, h, w): see
+    ``done`` 0..1 is the share of the calls that went before. ``concat`` (n, c, h, w): see
     :class:`service.engine.families.protocol.Told`.
     """
 
@@ -24,7 +24,7 @@ class Call:
     sigma: float
     model: Family
     conditioning: Conditioning
-    progress: float
+    done: float
     concat: Tensor | None = None
 
 
@@ -32,7 +32,8 @@ class Hook:
     """Bends nothing; each method may be overridden."""
 
     def before(self, call: Call) -> Call:
-        """The call to make in place of ``call``."""
+        """The call to make in place of ``call``. Where it has another ``x``, what the network makes of that one is
+        taken for the noise in the sampler's own."""
         return call
 
     def after(self, denoised: Tensor, call: Call) -> Tensor:
@@ -46,14 +47,26 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class KeepUnmasked(Hook):
-    """Inpainting: what is not masked stays. ``mask`` (n or 1, 1, h, w) is 1 where it is repainted."""
+    """Inpainting: what is not masked stays. ``mask`` (n or 1, 1, h, w) is 1 where it is repainted, 0 where kept.
+
+    ``early``: the network is shown the original where it is kept (in the scale of latents with noise, without any),
+    in place of a prediction that is mended. So does A1111 for DDIM, PLMS and UniPC.
+    """
 
     original: Tensor
     mask: Tensor
+    early: bool = False
+
+    def before(self, call: Call) -> Call:
+        """With the original where it is kept, if ``early``."""
+        if not self.early:
+            return call
+        scale = (call.sigma**2 + 1) ** 0.5
+        return replace(call, x=self.finish(call.x / scale) * scale)
 
     def after(self, denoised: Tensor, call: Call) -> Tensor:
         """The original's latent where it is kept."""
-        return self.finish(denoised)
+        return denoised if self.early else self.finish(denoised)
 
     def finish(self, latent: Tensor) -> Tensor:
         """The original's latent where it is kept."""
@@ -72,20 +85,29 @@ class ShowPicture(Hook):
 
 
 class Refine(Hook):
-    """Hands over to another checkpoint once the noise is ``switch_at`` (0..1) of the way down."""
+    """Hands over to another checkpoint once the noise is ``switch_at`` (0..1) of the way down, or by calls done."""
 
-    def __init__(self, switch_at: float, load: Callable[[], tuple[Family, Conditioning]]) -> None:
-        """``load`` is called when it takes over."""
+    def __init__(
+        self, switch_at: float, load: Callable[[], tuple[Family, Conditioning]], *, by_steps: bool = False
+    ) -> None:
+        """``load`` is called when it takes over. ``by_steps``: calls count, not the noise."""
         self._switch_at = switch_at
         self._load = load
+        self._by_steps = by_steps
         self.model: Family | None = None
         """The checkpoint that took over, if it did."""
         self._conditioning: Conditioning | None = None
 
     def before(self, call: Call) -> Call:
-        """By the refiner from :attr:`switch_at` on."""
-        if self.model is None and call.progress >= self._switch_at:
+        """By the refiner from its turn on."""
+        if self.model is None and self._way(call) >= self._switch_at:
             self.model, self._conditioning = self._load()
         if self.model is None or self._conditioning is None:
             return call
         return replace(call, model=self.model, conditioning=self._conditioning)
+
+    def _way(self, call: Call) -> float:
+        if self._by_steps:
+            return call.done
+        levels = call.model.sigmas
+        return (len(levels) - 1 - int((levels - call.sigma).abs().argmin())) / len(levels)

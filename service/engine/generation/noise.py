@@ -1,22 +1,57 @@
 """Random numbers of an image: each image has its own stream, so that a batch gives what single images give.
 
-All draws happen on the CPU in float32 and move to the device afterwards: the same seed makes the same image
-on every machine (A1111 calls this "RNG: CPU").
+Draws happen on the CPU in float32 and move to the device afterwards: the same seed makes the same image on every
+machine (A1111 calls this "RNG: CPU"). A request may ask for the numbers that an NVIDIA GPU draws ("NV", worked out on
+the CPU), or for those of the device at hand ("GPU").
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
+
+from service.core.generation import NoiseSourceName
+from service.engine.generation.philox import Philox
 
 _TREE_DIGITS: Final = 6
 """Decimals to which a Brownian tree resolves time."""
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed % 2**64)
+class Stream(Protocol):
+    """The random numbers of one seed."""
+
+    def randn(self, shape: Sequence[int], /) -> Tensor:
+        """The next draw, standard normal, float32."""
+        ...
+
+
+class _Torch:
+    """PyTorch's own generator, on the CPU or a device."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._generator = torch.Generator(device).manual_seed(seed % 2**64)
+
+    def randn(self, shape: Sequence[int], /) -> Tensor:
+        return torch.randn(tuple(shape), generator=self._generator, device=self._generator.device)
+
+
+def stream(seed: int, source: NoiseSourceName = "CPU", device: torch.device | str = "cpu") -> Stream:
+    """The stream of ``seed`` as ``source`` draws it."""
+    match source:
+        case "NV":
+            return Philox(seed % 2**64)
+        case "GPU":
+            return _Torch(seed, device)
+        case "CPU":
+            return _Torch(seed)
+
+
+def posterior(seed: int) -> Callable[[Tensor], Tensor]:
+    """What an autoencoder's distribution is sampled with: draws one after the other, from the CPU's stream."""
+    own = stream(seed)
+    return lambda like: own.randn(like.shape).to(like)
 
 
 def slerp(weight: float, low: Tensor, high: Tensor) -> Tensor:
@@ -53,13 +88,25 @@ class NoiseSource:
 
     Call :meth:`initial` once, first: it takes the first draw of each stream, as :meth:`ancestral` takes the
     next ones. ``eta_noise_seed_delta`` (ENSD) other than 0 replaces the streams after the initial noise by
-    those of ``seed + delta``.
+    those of ``seed + delta``. ``source`` "GPU" draws on ``device``.
     """
 
-    def __init__(self, seeds: Sequence[int], *, eta_noise_seed_delta: int = 0) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        eta_noise_seed_delta: int = 0,
+        source: NoiseSourceName = "CPU",
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._seeds = tuple(seeds)
         self._delta = eta_noise_seed_delta
-        self._generators = [_generator(seed) for seed in self._seeds]
+        self._source: NoiseSourceName = source
+        self._device = device
+        self._streams = [self._stream(seed) for seed in self._seeds]
+
+    def _stream(self, seed: int) -> Stream:
+        return stream(seed, self._source, self._device)
 
     def initial(
         self,
@@ -78,27 +125,27 @@ class NoiseSource:
         picture.
         """
         noises = []
-        for i, (seed, generator) in enumerate(zip(self._seeds, self._generators, strict=True)):
+        for i, (seed, own) in enumerate(zip(self._seeds, self._streams, strict=True)):
             resized = seed_resize_from is not None and min(seed_resize_from) > 0
             own_shape = (shape[0], *reversed(seed_resize_from)) if resized and seed_resize_from else shape
             # At another size the stream itself serves the canvas, a second one of the same seed the middle.
             differs = own_shape != shape
-            noise = torch.randn(own_shape, generator=_generator(seed) if differs else generator)
+            noise = (self._stream(seed) if differs else own).randn(own_shape)
             if subseed_strength != 0:
                 subseed = subseeds[i] if i < len(subseeds) else 0
-                noise = slerp(subseed_strength, noise, torch.randn(own_shape, generator=_generator(subseed)))
+                noise = slerp(subseed_strength, noise, self._stream(subseed).randn(own_shape))
             if differs:
-                noise = _paste_centre(torch.randn(shape, generator=generator), noise)
+                noise = _paste_centre(own.randn(shape), noise)
             noises.append(noise)
         if self._delta:
-            self._generators = [_generator(seed + self._delta) for seed in self._seeds]
+            self._streams = [self._stream(seed + self._delta) for seed in self._seeds]
         return torch.stack(noises).to(device)
 
     def ancestral(self, x: Tensor) -> Tensor:
         """The next draw of every stream, shaped like ``x`` (images, …), on its device and of its dtype."""
         if len(x) != len(self._seeds):
             raise ValueError(f"a batch of {len(x)} latents needs as many seeds, not {len(self._seeds)}")
-        draws = [torch.randn(x.shape[1:], generator=generator) for generator in self._generators]
+        draws = [own.randn(x.shape[1:]) for own in self._streams]
         return torch.stack(draws).to(device=x.device, dtype=x.dtype)
 
     def brownian(self, x: Tensor, sigma_min: float, sigma_max: float) -> Callable[[Tensor, Tensor], Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from service.core.cancel import CancelToken
@@ -12,13 +13,14 @@ from service.core.generation import GenerationRequest
 from service.core.pixels import Pixels
 from service.engine.conditioning import Conditioning
 from service.engine.families.protocol import Family, TextOptions
-from service.engine.generation.denoiser import GuidedDenoiser
+from service.engine.generation.denoiser import Guidance, GuidedDenoiser
 from service.engine.generation.hooks import Refine
 from service.engine.generation.inpainting import Start
 from service.engine.generation.noise import NoiseSource
 from service.engine.generation.plan import PassPlan
 from service.engine.generation.progress import Reporter
 from service.engine.samplers import SamplerOptions, sample
+from service.engine.samplers.schedules import Walk
 from service.prompt import NetworkTag
 
 
@@ -84,11 +86,18 @@ class Passes:
         self._skips = token.skips
         self.embeddings: dict[str, str] = {}
         """Hashes of the textual inversions that prompts used, by name."""
+        self.remarks: dict[str, object] = {}
+        """What the infotext tells of how it was done, in A1111's words."""
 
-    def noise(self, batch: Batch) -> NoiseSource:
+    def noise(self, batch: Batch, device: torch.device) -> NoiseSource:
         """The random numbers of one pass; each pass starts anew."""
         seeds = [self._request.seed_of(i) for i in batch.indices]
-        return NoiseSource(seeds, eta_noise_seed_delta=self._request.eta_noise_seed_delta)
+        return NoiseSource(
+            seeds,
+            eta_noise_seed_delta=self._request.eta_noise_seed_delta,
+            source=self._request.noise_source,
+            device=device,
+        )
 
     def initial(self, model: Family, noise: NoiseSource, batch: Batch, size: tuple[int, int]) -> Tensor:
         """The first noise of a pass at ``size`` (width, height) in pixels, with variation and resized seeds."""
@@ -112,20 +121,20 @@ class Passes:
         request, reporter = self._request, self._reporter
         with reporter.stage("text_encoding"):
             conditioning = self._condition(plan, model, batch)
-        whole = model.schedule(plan.sampler, plan.scheduler, plan.steps, request.shape)
-        sigmas = whole if plan.encoded is None else whole[plan.steps - plan.encoded - 1 :]
-        x = unit * float(sigmas[0])
-        if start.latent is not None:
-            x = start.latent + x
+        walk = model.walk(plan.sampler, plan.scheduler, plan.steps, request.shape, plan.encoded)
+        x = self._start(plan, walk, start, unit)
+        sigmas = walk.sigmas
         refiner = self._refiner(plan, batch)
         denoiser = GuidedDenoiser(
             model,
             conditioning,
-            request.guidance_scale * plan.sampler.guidance_multiplier,
+            self._guidance(plan),
             self._token,
-            size=(plan.width, plan.height),
+            size=plan.told_size,
+            calls=plan.calls,
             hooks=(*start.hooks, *refiner),
-            s_min_uncond=request.s_min_uncond,
+            token_merging=plan.token_merging,
+            distilled=plan.sampler.name == "LCM",
         )
         steps = len(sigmas) - 1
         latest = x
@@ -144,19 +153,47 @@ class Passes:
 
         with reporter.stage("denoising"):
             reporter.tell(0, steps, batch.first, "denoising")
-            options = _options(request, model, whole)
+            options = _options(request, model, walk)
             try:
-                latent = sample(plan.sampler.name, denoiser, x, sigmas, noise, options, on_step)
+                latent, stopped = (
+                    sample(plan.sampler.name, denoiser, x, sigmas, noise, options, on_step),
+                    False,
+                )
             except _Stop:
-                return Outcome(latest, model, plan.width, plan.height, stopped=True)
+                latent, stopped = latest, True
             except Cancelled:
                 # The denoiser found the token cancelled in the middle of a step.
-                if self._token.cause == "interrupt":
-                    return Outcome(latest, model, plan.width, plan.height, stopped=True)
-                raise
-        for hook in start.hooks:
-            latent = hook.finish(latent)
-        return Outcome(latent, model, plan.width, plan.height)
+                if self._token.cause != "interrupt":
+                    raise
+                latent, stopped = latest, True
+        self.remarks |= denoiser.remarks
+        shown_by = next((hook.model for hook in refiner if hook.model is not None), model)
+        if not stopped:
+            for hook in start.hooks:
+                latent = hook.finish(latent)
+        return Outcome(latent, shown_by, plan.width, plan.height, stopped)
+
+    def _start(self, plan: PassPlan, walk: Walk, start: Start, unit: Tensor) -> Tensor:
+        """The latent in VE space that the sampler begins with."""
+        first = float(walk.sigmas[0])
+        if start.latent is None or walk.mixed_at is None:
+            scaled = plan.sampler.own_schedule or self._request.shape.vp_start
+            return unit * ((first * first + 1) ** 0.5 if scaled else first)
+        x = start.latent + unit * (walk.mixed_at + start.extra_noise)
+        if plan.sampler.own_schedule:
+            # Mixed at one noise level in the scale of the network, and taken for one of the next level in that scale.
+            x = x * ((first**2 + 1) / (walk.mixed_at**2 + 1)) ** 0.5
+        return x
+
+    def _guidance(self, plan: PassPlan) -> Guidance:
+        request, factor = self._request, plan.sampler.guidance_multiplier
+        return Guidance(
+            request.guidance_scale * factor,
+            needs_uncond=factor != 1.0,
+            s_min_uncond=request.s_min_uncond,
+            s_min_uncond_all=request.s_min_uncond_all,
+            skip_early_cond=request.skip_early_cond,
+        )
 
     def decode(self, outcome: Outcome, batch: Batch) -> list[Pixels]:
         """The pictures of an outcome."""
@@ -186,6 +223,7 @@ class Passes:
                 clip_skip=request.clip_skip,
                 emphasis=request.emphasis,
                 comma_backtrack=request.comma_padding_backtrack,
+                padding=request.padding,
             ),
             self._token.raise_if_cancelled,
         )
@@ -203,14 +241,14 @@ class Passes:
             with self._reporter.stage("text_encoding"):
                 return model, self._condition(plan, model, batch)
 
-        return (Refine(request.refiner_switch_at, load),)
+        return (Refine(request.refiner_switch_at, load, by_steps=request.refiner_by_steps),)
 
 
 class _Stop(Exception):
     """Leaves a sampler, which is a function in the middle of its loop, after a step; goes no further than a pass."""
 
 
-def _options(request: GenerationRequest, model: Family, whole: Tensor) -> SamplerOptions:
+def _options(request: GenerationRequest, model: Family, walk: Walk) -> SamplerOptions:
     shape = request.shape
     return SamplerOptions(
         eta=request.eta,
@@ -219,7 +257,7 @@ def _options(request: GenerationRequest, model: Family, whole: Tensor) -> Sample
         s_tmax=request.s_tmax,
         s_noise=request.s_noise,
         table=model.sigmas,
-        brownian_range=(float(whole[whole > 0][-1]), float(whole[0])),
+        brownian_range=walk.ends,
         unipc_variant=shape.unipc_variant,
         unipc_order=shape.unipc_order,
         unipc_lower_order_final=shape.unipc_lower_order_final,

@@ -12,9 +12,10 @@ from service.prompt import NetworkTag, extract_networks
 class PassPlan:
     """One pass: from noise (``encoded`` None), or from a picture of which some is kept.
 
-    ``width`` and ``height`` are pixels. The schedule has ``steps`` steps, of which a pass from a picture does the
-    last ``encoded + 1``. Prompts come without the tags of ``networks``. ``text_steps`` and ``hires_text_steps`` are
-    what prompt editing (``[a:b:0.5]``) counts in: calls of the model.
+    ``width`` and ``height`` are pixels; ``told_size`` is what a network hears of them. The schedule has ``steps``
+    steps, of which a pass from a picture does the last ``encoded + 1``. Prompts come without the tags of
+    ``networks``. ``text_steps`` and ``hires_text_steps`` are what prompt editing (``[a:b:0.5]``) counts in: calls of
+    the model.
     """
 
     checkpoint: str | None
@@ -30,6 +31,8 @@ class PassPlan:
     text_steps: int
     hires_text_steps: int | None = None
     refines: bool = False
+    token_merging: float = 0.0
+    told_size: tuple[int, int] = (0, 0)
 
     @property
     def calls(self) -> int:
@@ -48,7 +51,9 @@ def first_pass(request: GenerationRequest) -> PassPlan:
         request.checkpoint, sampler, scheduler, request.width, request.height, steps, encoded,
         *_texts(request, request.prompt, request.negative_prompt),
         text_steps=request.steps * _calls(sampler),
-        refines=request.hires is None,
+        refines=request.hires is None or request.hires.refines[0],
+        token_merging=request.token_merging,
+        told_size=(request.width, request.height),
     )  # fmt: skip
 
 
@@ -63,12 +68,15 @@ def hires_pass(request: GenerationRequest) -> PassPlan | None:
     asked = hires.steps or request.steps
     steps, encoded = _partly(asked, hires.denoising_strength, full=True)
     first = samplers.named(request.sampler, request.scheduler)[0]
+    width, height = hires.crop_to or (hires.width, hires.height)
     return PassPlan(
-        hires.checkpoint or request.checkpoint, sampler, scheduler, hires.width, hires.height, steps, encoded,
+        hires.checkpoint or request.checkpoint, sampler, scheduler, width, height, steps, encoded,
         *_texts(request, hires.prompt or request.prompt, hires.negative_prompt or request.negative_prompt),
         text_steps=request.steps * _calls(first),
         hires_text_steps=asked * _calls(sampler),
-        refines=True,
+        refines=hires.refines[1],
+        token_merging=hires.token_merging or request.token_merging,
+        told_size=(hires.width, hires.height),
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from service.engine.samplers.protocol import (
 )
 from service.engine.samplers.restart import restart
 from service.engine.samplers.second_order import dpm_2, dpm_2_ancestral, heun
+from service.engine.samplers.steps import to_variance_preserving
 from service.engine.samplers.unipc import unipc
 
 __all__ = [
@@ -83,6 +84,7 @@ _SHORTEST_STEP: Final = 1e-5
 """Relative to sigma; float32 cannot tell much closer sigmas apart."""
 
 _PARAMETERS: Final = {sampler.name: frozenset(sampler.parameters) for sampler in CATALOGUE}
+_OWN_SCHEDULE: Final = {sampler.name for sampler in CATALOGUE if sampler.own_schedule}
 _DEFAULTS: Final = {
     name: getattr(SamplerOptions(), name) for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")
 }
@@ -124,6 +126,6 @@ def sample(
         raise UnknownName(f"There is no sampler {sampler_name!r}. Use one of: {', '.join(SAMPLERS)}.")
     sigmas = _distinct(sigmas.to(device="cpu", dtype=torch.float32))
     if len(sigmas) < 2:
-        return x
+        return to_variance_preserving(x, sigmas[-1]) if sampler_name in _OWN_SCHEDULE else x
     unused = {name: value for name, value in _DEFAULTS.items() if name not in _PARAMETERS[sampler_name]}
     return function(denoiser, x, sigmas, noise, replace(options, **unused), on_step)

@@ -1,9 +1,10 @@
 """The sampler of latent consistency models."""
 
+import torch
 from torch import Tensor
 
 from service.engine.samplers.protocol import Denoiser, Noise, OnStep, SamplerOptions
-from service.engine.samplers.schedules import lcm_table
+from service.engine.samplers.schedules import lcm_timestep
 from service.engine.samplers.steps import training_table
 
 _SIGMA_DATA = 0.5
@@ -13,12 +14,9 @@ _TIMESTEP_SCALING = 10.0
 def _boundary(sigma: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """``(c_skip, c_out)``: they make the consistency function the identity as the timestep goes to 0.
 
-    The timestep is the nearest that the model was distilled on.
+    The timestep is the nearest that the model was distilled on; the denoiser is asked at it, too.
     """
-    known = lcm_table(table)
-    stride = len(table) // len(known)
-    timestep = (known.log() - sigma.log()).abs().argmin() * stride + stride - 1
-    scaled = timestep * _TIMESTEP_SCALING
+    scaled = torch.tensor(lcm_timestep(float(sigma), table) * _TIMESTEP_SCALING)
     norm = scaled**2 + _SIGMA_DATA**2
     return _SIGMA_DATA**2 / norm, scaled / norm.sqrt()
 

@@ -7,6 +7,7 @@ tensor of descending sigmas, as samplers take it.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -20,6 +21,9 @@ from service.core.generation import SamplingShape, UniPCSpacing
 
 DEFAULT_SHAPE: Final = SamplingShape()
 
+_LEAST_ALPHA: Final = 4.8973451890853435e-08
+"""What A1111 puts in place of 0: pure noise would be an infinite sigma."""
+
 LCM_TIMESTEPS: Final = 50
 """Latent consistency models are distilled on every 20th of the 1000 timesteps: 19, 39 … 999."""
 
@@ -32,8 +36,24 @@ def training_sigmas(alphas_cumprod: Tensor) -> Tensor:
 
     A model with zero terminal SNR ends at a = 0, an infinite sigma; like A1111 we stop just short of it.
     """
-    alphas = alphas_cumprod.to(device="cpu", dtype=torch.float32).clamp(min=2**-24)
+    alphas = alphas_cumprod.to(device="cpu", dtype=torch.float32).clamp(min=_LEAST_ALPHA)
     return ((1 - alphas) / alphas).sqrt()
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Bent so that the last one is 0, pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    root = alphas_cumprod.sqrt()
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+
+
+def bent_table(table: Tensor, shape: SamplingShape) -> Tensor:
+    """The sigmas of a model as a request bends them."""
+    if not (shape.zero_terminal_snr or shape.half_alphas):
+        return table
+    alphas = 1 / (table.double() ** 2 + 1)
+    if shape.half_alphas:
+        alphas = alphas.half().double()
+    return training_sigmas(zero_terminal_snr(alphas) if shape.zero_terminal_snr else alphas)
 
 
 def sigma_to_timestep(sigma: Tensor, table: Tensor, *, quantize: bool = False) -> Tensor:
@@ -165,7 +185,8 @@ def sigmas(
     "uniform", "simple" and "ddim" read the table alone. ``sdxl`` picks the list that "align_your_steps" was fitted
     to.
     """
-    low, high = shape.sigma_min or float(table[0]), shape.sigma_max or float(table[-1])
+    ends = (0.1, 10.0) if shape.old_karras_ends else (float(table[0]), float(table[-1]))
+    low, high = shape.sigma_min or ends[0], shape.sigma_max or ends[1]
     match scheduler:
         case "karras":
             return karras(n, low, high, shape.rho or 7.0)
@@ -180,23 +201,89 @@ def sigmas(
     raise UnknownName(f"There is no scheduler {scheduler!r}.")
 
 
-def _unipc(n: int, table: Tensor, spacing: UniPCSpacing) -> Tensor:
-    """The ``n + 1`` noise levels of UniPC, from the highest of the table to the lowest (not to 0)."""
+def _unipc(start: float, n: int, table: Tensor, spacing: UniPCSpacing) -> Tensor:
+    """The ``n + 1`` noise levels of UniPC, from timestep ``start`` of the table to the lowest (not to 0)."""
     count = len(table)
+    highest = timestep_to_sigma(torch.tensor(start), table)
     match spacing:
         case "logSNR":
-            return torch.linspace(float(table[-1].log()), float(table[0].log()), n + 1).exp()
+            return torch.linspace(float(highest.log()), float(table[0].log()), n + 1).exp()
         case "time_quadratic":
-            time = torch.linspace(1, math.sqrt(1 / count), n + 1) ** 2
+            time = torch.linspace(math.sqrt((start + 1) / count), math.sqrt(1 / count), n + 1) ** 2
             return timestep_to_sigma(time * count - 1, table)
         case "time_uniform":
-            return _spaced(count - 1, 0, n + 1, table)
+            return _spaced(start, 0, n + 1, table)
+
+
+def lcm_timestep(sigma: float, table: Tensor) -> int:
+    """The nearest timestep that a latent consistency model was distilled on."""
+    known = lcm_table(table)
+    stride = len(table) // len(known)
+    return int((known.log() - math.log(sigma)).abs().argmin()) * stride + stride - 1
 
 
 def lcm_table(table: Tensor) -> Tensor:
     """The part of the table that a latent consistency model knows."""
     stride = max(len(table) // LCM_TIMESTEPS, 1)
     return table[stride - 1 :: stride]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The noise levels of one pass.
+
+    ``sigmas`` descend, as the sampler visits them. ``mixed_at`` is the noise level at which a picture and noise are
+    mixed to start from, None where there is noise alone. ``ends`` are the lowest positive and the highest sigma of
+    the whole schedule, of which a pass from a picture walks the tail.
+    """
+
+    sigmas: Tensor
+    mixed_at: float | None
+    ends: tuple[float, float]
+
+
+def walk(
+    sampler: Sampler,
+    scheduler: Scheduler,
+    n: int,
+    table: Tensor,
+    shape: SamplingShape = DEFAULT_SHAPE,
+    *,
+    encoded: int | None = None,
+    sdxl: bool = False,
+) -> Walk:
+    """What ``sampler`` walks in a schedule of ``n`` steps; from a picture (``encoded``) its last ``encoded + 1``.
+
+    DDIM, PLMS and UniPC (``own_schedule``) do as in A1111, which is not always what one would expect: see
+    :func:`_timesteps`.
+    """
+    if not sampler.own_schedule:
+        whole = sampler_sigmas(sampler, scheduler, n, table, shape, sdxl=sdxl)
+        tail = whole if encoded is None else whole[n - encoded - 1 :]
+        mixed_at = None if encoded is None else float(tail[0])
+        return Walk(
+            tail, mixed_at, (float(whole[whole > 0][-1]) if (whole > 0).any() else 0.0, float(whole[0]))
+        )
+    times = _timesteps(n + shape.discard_next_to_last_sigma, len(table))
+    mixed_at = None if encoded is None else float(table[times[min(encoded, len(times) - 1)]])
+    times = times[:encoded]
+    if mixed_at is not None and not times:
+        sigmas = torch.tensor([mixed_at])
+    elif sampler.name == "UniPC":
+        start = len(table) - 1 if encoded is None else times[-1]
+        sigmas = _unipc(start, len(times), table, shape.unipc_spacing)
+    else:
+        sigmas = table[times].flip(0)
+    return Walk(sigmas, mixed_at, (float(sigmas[-1]), float(sigmas[0])))
+
+
+def _timesteps(n: int, count: int) -> list[int]:
+    """A1111's timesteps of DDIM, PLMS and UniPC, ascending: every ``count // n``-th, counted from 1.
+
+    Where ``n`` does not divide ``count`` there are more of them than ``n``. DDIM and PLMS go from each to the one
+    below, so that they take one step less than there are timesteps; UniPC counts them and spaces anew.
+    """
+    return [min(time + 1, count - 1) for time in range(0, count, max(1, count // n))]
 
 
 def sampler_sigmas(
@@ -208,18 +295,13 @@ def sampler_sigmas(
     *,
     sdxl: bool = False,
 ) -> Tensor:
-    """``n + 1`` descending sigmas for ``n`` steps of ``sampler``.
+    """``n + 1`` descending sigmas for ``n`` steps of a ``sampler`` that takes a scheduler; see :func:`walk`.
 
-    ``scheduler`` may be Automatic. DDIM and PLMS have their own timesteps and end at the lowest sigma of the
-    table, as UniPC does; LCM uses the timesteps that it was distilled on. Samplers that leave out the next to
-    last sigma (DPM2, DPM2 a, DPM++ 3M SDE, or all by ``shape.discard_next_to_last_sigma``) get a schedule of
-    ``n + 1`` steps without it. For img2img take the tail: ``sampler_sigmas(…, steps)[steps - t_enc - 1:]``.
+    ``scheduler`` may be Automatic. LCM uses the timesteps that it was distilled on. Samplers that leave out the next
+    to last sigma (DPM2, DPM2 a, DPM++ 3M SDE, or all by ``shape.discard_next_to_last_sigma``) get a schedule of
+    ``n + 1`` steps without it.
     """
     discard = shape.discard_next_to_last_sigma or sampler.discard_next_to_last_sigma
-    if sampler.own_schedule:
-        if sampler.name == "UniPC":
-            return _unipc(n, table, shape.unipc_spacing)
-        return torch.cat([table[_leading_timesteps(n, len(table))], table[:1]])
     built = sigmas(
         effective_scheduler(sampler, scheduler).name,
         n + discard,

@@ -104,8 +104,11 @@ class Networks:
         scaled: list[Scaled] = []
         self._encoder_key: list[tuple[str, float, int | None]] = []
         missing: list[str] = []
-        for tag in tags:
-            wanted = lora_weights(tag)
+        asked = [(tag, lora_weights(tag)) for tag in tags]
+        # As in A1111 a network that is named twice acts twice, both times as strongly as the last tag says.
+        last = {tag.name: wanted for tag, wanted in asked}
+        for tag, _ in asked:
+            wanted = last[tag.name]
             info = shelf.find(tag.name) if tag.kind in ("lora", "lyco") else None
             if info is None:
                 missing.append(tag.name)

@@ -1,6 +1,7 @@
 """The models of one request as it wants them: with its VAE, its networks, tileable or not; and as before afterwards."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -11,6 +12,7 @@ from service.core.generation import GenerationRequest
 from service.core.pixels import Pixels
 from service.engine import memory
 from service.engine.families.model import Model
+from service.engine.samplers.schedules import bent_table
 from service.engine.shelves.loras import Networks
 from service.prompt import NetworkTag
 
@@ -31,6 +33,7 @@ class RequestModels:
         self._library = library
         self._vae = request.vae if request else None
         self._tiling = bool(request and request.tiling)
+        self._shape = request.shape if request else None
         self._upscale = upscale
         self._networks: dict[str, Networks] = {}
         self._padded: list[tuple[nn.Conv2d, Any]] = []
@@ -54,6 +57,8 @@ class RequestModels:
         """A checkpoint by name, None for the default one, with ``networks`` on it in place of those it had."""
         model = self._library.vaes.put_in(self._library.get(name), self._vae, self._library.device)
         self._dress(model, tuple(networks))
+        if self._shape is not None:
+            model = replace(model, sigmas=bent_table(model.sigmas, self._shape))
         if self._tiling:
             self._make_seamless(model)
         return model

@@ -18,7 +18,7 @@ from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, EncodingCache
 from service.engine.device import Device
 from service.engine.families.stable_diffusion import Refiner, StableDiffusion, StableDiffusionXL
-from service.engine.samplers.schedules import training_sigmas
+from service.engine.samplers.schedules import training_sigmas, zero_terminal_snr
 from service.engine.weights.imports import (
     AutoencoderKL,
     AutoencoderTiny,
@@ -143,10 +143,7 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
                 f"The checkpoint's beta schedule {other!r} is not supported (scaled_linear, linear)."
             )
     alphas = (1 - betas).cumprod(0)
-    if config.get("rescale_betas_zero_snr"):
-        root = alphas.sqrt()
-        alphas = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    return alphas
+    return zero_terminal_snr(alphas) if config.get("rescale_betas_zero_snr") else alphas
 
 
 def tensors_of(folder: Path, device: Device, read: Reader = read_tensors) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ one it is, is read from a configuration beside the file (``<name>.yaml``, A1111'
 :func:`predicts_noise`). Other families predict the noise unless one of the three says otherwise.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.catalogue import sidecar
 from service.catalogue.layouts import UNET, VAE, Layout, configuration, identify
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
 from service.engine.device import Device
 from service.engine.families.stable_diffusion import Prediction, StableDiffusion
+from service.engine.samplers.schedules import training_sigmas, zero_terminal_snr
 from service.engine.weights import ldm, loading
 from service.engine.weights.clip_vocabulary import END, clip_tokenizer
 from service.engine.weights.tensors import Reader, fill, read_tensors
@@ -36,15 +37,29 @@ def load_file(
     layout = identify(path, entries)
     config = configuration(layout.family)
     config["unet"]["in_channels"] = layout.in_channels
-    said = stated_prediction(path, entries, metadata)
+    said = stated_prediction(entries, metadata)
     config["scheduler"]["prediction_type"] = said or "epsilon"
     config["scheduler"]["rescale_betas_zero_snr"] = "ztsnr" in entries
+    if (beside := sidecar.read(path)) is not None:
+        sidecar.apply(beside, config, path.name)
+        said = config["scheduler"]["prediction_type"]
     model = load(path, info, device, cache, layout, config, read)
+    if (alphas := _alphas_cumprod(path, entries)) is not None:
+        model.sigmas = training_sigmas(alphas)
     if said is None and layout.family == "sd2":
         model.prediction = "epsilon" if predicts_noise(model) else "v_prediction"
     if layout.family == "sd2" and model.prediction == "v_prediction":
         model.unet.register_to_config(sample_size=96)  # trained at 768 pixels
     return model
+
+
+def _alphas_cumprod(path: Path, entries: Mapping[str, TensorEntry]) -> Tensor | None:
+    """The noise schedule that the file itself holds, if it does (SD 1.x and 2.x)."""
+    name = "alphas_cumprod"
+    if name not in entries or len(entries[name].shape) != 1:
+        return None
+    [(_, alphas)] = read_tensors(path, torch.float32, torch.device("cpu"), lambda each: each == name)
+    return zero_terminal_snr(alphas) if "ztsnr" in entries else alphas
 
 
 def load(
@@ -92,15 +107,8 @@ def load(
     )  # fmt: skip
 
 
-def stated_prediction(
-    path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]
-) -> Prediction | None:
-    """What the UNet predicts, if anything says so: ``<name>.yaml`` beside the file, its metadata, its tensors."""
-    sidecar = path.with_suffix(".yaml")
-    if sidecar.is_file():
-        text = sidecar.read_text(errors="replace")
-        found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
-        return "v_prediction" if found and found[1].startswith("v") else "epsilon"
+def stated_prediction(entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> Prediction | None:
+    """What the UNet predicts, if the file says so: its metadata, its tensors."""
     if "v_pred" in entries:
         return "v_prediction"
     said = str(metadata.get("modelspec.prediction_type", "")).lower()

@@ -5,6 +5,8 @@ from service.core.generation import GenerationRequest
 from service.settings import Settings
 
 MIN_SIDE = 64
+MOST_DENOISING = 100.0
+"""All above 1 means 1, as in A1111; far above it somebody counts in something else."""
 
 
 def check(request: GenerationRequest, settings: Settings) -> None:
@@ -15,7 +17,7 @@ def check(request: GenerationRequest, settings: Settings) -> None:
         _side("width of the second pass (hr_resize_x, hr_scale)", request.hires.width, settings)
         _side("height of the second pass (hr_resize_y, hr_scale)", request.hires.height, settings)
         _range("hr_second_pass_steps", request.hires.steps, 0, settings.max_steps)
-        _range("denoising_strength", request.hires.denoising_strength, 0.0, 1.0)
+        _range("denoising_strength", request.hires.denoising_strength, 0.0, MOST_DENOISING)
     _range("steps", request.steps, 1, settings.max_steps)
     _range("cfg_scale", request.guidance_scale, 0.0, 100.0)
     _range("batch_size", request.batch_size, 1, settings.max_images)
@@ -45,7 +47,7 @@ def check(request: GenerationRequest, settings: Settings) -> None:
     if request.eta is not None:
         _range("eta", request.eta, 0.0, 10.0)
     if request.init is not None:
-        _range("denoising_strength", request.init.denoising_strength, 0.0, 1.0)
+        _range("denoising_strength", request.init.denoising_strength, 0.0, MOST_DENOISING)
     for name, value in (("s_churn", request.s_churn), ("s_noise", request.s_noise)):
         _range(name, value, 0.0, 1000.0)
     low, high = request.shape.sigma_min, request.shape.sigma_max

@@ -5,10 +5,11 @@ Where the mask is 0 the finished picture has the original's pixels, exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from service.core.errors import BadImage, BadRequest
 from service.core.pixels import Mask, Pixels
@@ -20,8 +21,6 @@ FILL: Final = 0
 ORIGINAL: Final = 1
 CONTENTS: Final = ("fill", "original", "latent noise", "latent nothing")
 """What may stand under the mask when denoising begins, by the number that A1111 gives it."""
-
-_ROWS: Final = 256
 
 BLANK_MASK: Final = "The mask is blank, so the whole image was made anew (img2img)."
 
@@ -53,32 +52,29 @@ class Plan:
     mask: Mask | None = None
     infotext: dict[str, Any] = field(default_factory=dict)
     comment: str = ""
-    _originals: tuple[Pixels, ...] = ()
-    _overlay: Mask | None = None
-    _region: Box | None = None
+    overlays: tuple[Image.Image, ...] = ()
+    """For each image what is kept of its original (RGBA, transparent where it is repainted)."""
+    region: Box | None = None
+    """Where what is made belongs in the original; None for all of it."""
+    shown_mask: Mask | None = None
+    """The mask at the size of the overlays, 255 where nothing of the original is kept."""
 
     def finish(self, made: Pixels, index: int = 0) -> Pixels:
-        """``made`` from image ``index`` (counted on around the images) laid into its original under the
-        mask.
-        """
-        if self._overlay is None:
+        """``made`` from image ``index`` (counted on around the images) under what is kept of its original."""
+        if not self.overlays:
             return made
-        original = self._originals[index % len(self._originals)]
-        region = self._region or Box(0, 0, original.shape[1], original.shape[0])
-        placed = resize.fit(made, region.width, region.height, resize.CROP)
-        whole = original.copy()
-        region.of(whole)[:] = mix(region.of(original), placed, region.of(self._overlay))
-        return whole
+        overlay = self.overlays[index % len(self.overlays)]
+        under = self.placed(made, overlay.size)
+        under.alpha_composite(overlay)
+        return np.array(under.convert("RGB"))
 
-
-def mix(kept: Pixels, made: Pixels, mask: Mask) -> Pixels:
-    """``kept`` where ``mask`` is 0, ``made`` where it is 255, both exactly; rounded mixtures in between."""
-    made_whole = np.empty_like(kept)
-    for start in range(0, len(kept), _ROWS):  # some rows at a time: the products are twelve times as large
-        rows = slice(start, start + _ROWS)
-        share = mask[rows].astype(np.uint32)[:, :, np.newaxis]
-        made_whole[rows] = (kept[rows] * (255 - share) + made[rows] * share + 127) // 255
-    return made_whole
+    def placed(self, made: Pixels, size: tuple[int, int]) -> Image.Image:
+        """``made`` where it belongs in a picture of ``size`` (width, height), RGBA, before anything is laid over it."""
+        region = self.region or Box(0, 0, *size)
+        canvas = Image.new("RGBA", size)
+        fitted = resize.fit(made, region.width, region.height, resize.CROP)
+        canvas.paste(Image.fromarray(fitted), (region.left, region.top))
+        return canvas
 
 
 def plan(
@@ -94,11 +90,10 @@ def plan(
 ) -> Plan:
     """Bring ``images`` and ``mask`` to the size of the request, as img2img does before it starts.
 
-    ``mode`` is A1111's resize mode, 0..3; with 3 the images keep their size, but for the rest of a division
-    by 8. Images share one mask: it is stretched to the first image, and the others are brought to that
-    one's size. With ``full_res`` only the masked part, its padding and what the ratio of the request needs
-    are enlarged and made. ``latent_mask`` replaces the mask for the engine, not for the pasting back.
-    Raises :class:`BadRequest` for values out of range.
+    ``mode`` is A1111's resize mode, 0..3; with 3 the images keep their size. Images share one mask, which is brought
+    to the size of each as they are to that of the request. With ``full_res`` only the masked part, its padding and
+    what the ratio of the request needs are enlarged and made. ``latent_mask`` replaces the mask for the engine, not
+    for the pasting back. Raises :class:`BadRequest` for values out of range.
     """
     if not images:
         raise BadImage("init_images is empty: send at least one image as base64.")
@@ -109,85 +104,69 @@ def plan(
         raise BadRequest(
             f"inpaint_full_res_padding {inpainting.padding} is negative: it counts pixels from 0."
         )
+    sized = [resize.fit(image, width, height, mode, upscale=upscale) for image in images]
     if mask is None:
-        return Plan(tuple(_sized(image, width, height, mode, upscale) for image in images))
-    first_height, first_width = images[0].shape[:2]
-    images = [resize.fit(image, first_width, first_height, _of_pixels(mode)) for image in images]
-    mask = resize.stretch(mask, first_width, first_height, resize.NEAREST)
+        return Plan(tuple(sized))
     if inpainting.invert:
         mask = masks.invert(mask)
     mask = masks.blur(mask, inpainting.blur_x, inpainting.blur_y)
+    infotext = _infotext(inpainting)
+    region = None
     if inpainting.full_res:
-        made = _part(images, mask, width, height, inpainting, upscale)
-        if made is None:
-            whole = tuple(_sized(image, width, height, mode, upscale) for image in images)
-            return Plan(whole, comment=BLANK_MASK)
+        tight = masks.bounds(mask)
+        if tight is None:
+            return Plan(tuple(sized), infotext=infotext, comment=BLANK_MASK)
+        region = tight.padded(inpainting.padding, mask.shape[1], mask.shape[0])
+        region = region.with_ratio(width, height, mask.shape[1], mask.shape[0])
+        fitted = resize.fit(np.ascontiguousarray(region.of(mask)), width, height, resize.FILL)
+        shown = mask
+        infotext |= {"Inpaint area": "Only masked", "Masked area padding": inpainting.padding}
+        sized = list(images)
     else:
-        made = _whole(images, mask, width, height, mode, upscale)
-    if latent_mask is not None:
-        made = replace(made, mask=resize.stretch(latent_mask, width, height, resize.BILINEAR))
-    if inpainting.fill != ORIGINAL and made.mask is not None:
-        made = replace(made, images=tuple(masks.fill(image, made.mask) for image in made.images))
-    return replace(made, infotext=_infotext(inpainting))
+        fitted = resize.fit(mask, width, height, _of_masks(mode))
+        # As in A1111 twice as much of the blurred mask is pasted back as is denoised.
+        shown = np.minimum(fitted.astype(np.uint16) * 2, 255).astype(np.uint8)
+    overlays = []
+    for image in sized:
+        shown = resize.fit(shown, image.shape[1], image.shape[0], _of_masks(mode))
+        overlays.append(_kept(image, shown))
+    if region is not None:
+        parts = [np.ascontiguousarray(_within(region, image).of(image)) for image in sized]
+        sized = [resize.fit(part, width, height, resize.FILL, upscale=upscale) for part in parts]
+    under = fitted if latent_mask is None else latent_mask
+    if inpainting.fill != ORIGINAL:
+        sized = [masks.fill(image, resize.stretch(under, image.shape[1], image.shape[0])) for image in sized]
+        infotext["Masked content"] = CONTENTS[inpainting.fill]
+    return Plan(tuple(sized), under, infotext, overlays=tuple(overlays), region=region, shown_mask=shown)
 
 
-def _sized(image: Pixels, width: int, height: int, mode: int, upscale: Upscale | None) -> Pixels:
-    if mode == resize.LATENT:
-        # The autoencoder takes whole blocks of 8×8.
-        width, height = (max(8, side // 8 * 8) for side in (image.shape[1], image.shape[0]))
-        mode = resize.CROP
-    return resize.fit(image, width, height, mode, upscale=upscale)
+def _of_masks(mode: int) -> int:
+    """Masks are never left at their size: where the latent is resized they are filled up, as in A1111."""
+    return resize.FILL if mode == resize.LATENT else mode
 
 
-def _of_pixels(mode: int) -> int:
-    """Where pixels are to be pasted back the latent's resize mode cannot serve: stretch instead."""
-    return resize.STRETCH if mode == resize.LATENT else mode
+def _within(region: Box, image: Pixels) -> Box:
+    """``region`` of the mask within an image that is smaller than the mask."""
+    right, bottom = min(region.right, image.shape[1]), min(region.bottom, image.shape[0])
+    return Box(min(region.left, right - 1), min(region.top, bottom - 1), right, bottom)
 
 
-def _whole(
-    images: Sequence[Pixels], mask: Mask, width: int, height: int, mode: int, upscale: Upscale | None
-) -> Plan:
-    """All of the image is made; twice as much of the blurred mask as denoised is pasted back, as in A1111."""
-    mode = _of_pixels(mode)
-    originals = tuple(resize.fit(image, width, height, mode, upscale=upscale) for image in images)
-    fitted = resize.fit(mask, width, height, mode, resize.BILINEAR)
-    overlay = np.minimum(fitted.astype(np.uint16) * 2, 255).astype(np.uint8)
-    return Plan(originals, fitted, _originals=originals, _overlay=overlay)
+def _kept(image: Pixels, mask: Mask) -> Image.Image:
+    """``image`` as far as ``mask`` keeps it, by way of colours multiplied with their opacity, in eight bits each.
 
-
-def _part(
-    images: Sequence[Pixels],
-    mask: Mask,
-    width: int,
-    height: int,
-    inpainting: Inpainting,
-    upscale: Upscale | None,
-) -> Plan | None:
-    """The masked part is made at the size of the request; None if nothing is masked."""
-    tight = masks.bounds(mask)
-    if tight is None:
-        return None
-    whole_height, whole_width = mask.shape
-    region = tight.padded(inpainting.padding, whole_width, whole_height)
-    region = region.with_ratio(width, height, whole_width, whole_height)
-    parts = (np.ascontiguousarray(region.of(image)) for image in images)
-    return Plan(
-        tuple(resize.fit(part, width, height, resize.FILL, upscale=upscale) for part in parts),
-        resize.fit(np.ascontiguousarray(region.of(mask)), width, height, resize.FILL, resize.BILINEAR),
-        _originals=tuple(images),
-        _overlay=mask,
-        _region=region,
-    )
+    That is how A1111 cuts it out, and what makes its edges.
+    """
+    whole = Image.fromarray(image)
+    cut = Image.new("RGBa", whole.size)
+    keep = ImageOps.invert(Image.fromarray(mask))
+    cut.paste(whole.convert("RGBA").convert("RGBa"), mask=keep)
+    return cut.convert("RGBA")
 
 
 def _infotext(inpainting: Inpainting) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    if inpainting.blur_x == inpainting.blur_y and inpainting.blur_x > 0:
-        fields["Mask blur"] = inpainting.blur_x
     if inpainting.invert:
         fields["Mask mode"] = "Inpaint not masked"
-    if inpainting.fill != ORIGINAL:
-        fields["Masked content"] = CONTENTS[inpainting.fill]
-    if inpainting.full_res:
-        fields |= {"Inpaint area": "Only masked", "Masked area padding": inpainting.padding}
+    if inpainting.blur_x == inpainting.blur_y and inpainting.blur_x > 0:
+        fields["Mask blur"] = inpainting.blur_x
     return fields

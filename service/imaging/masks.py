@@ -3,16 +3,20 @@
 A mask is uint8 of shape (height, width): 255 is repainted, 0 kept, what lies between is mixed.
 """
 
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter, ImageOps
 
 from service.core.errors import BadRequest
 from service.core.pixels import Mask, Pixels
 
 LARGEST_BLUR: Final = 512
 _ROWS: Final = 256
+
+_LAYERS: Final = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
+"""Radius in pixels, and how often that layer is laid on: A1111's numbers."""
 
 
 class Box(NamedTuple):
@@ -47,20 +51,23 @@ class Box(NamedTuple):
         )
 
     def with_ratio(self, ratio_width: int, ratio_height: int, width: int, height: int) -> Self:
-        """The smallest box around this one of the ratio ``ratio_width`` : ``ratio_height``.
+        """This box made longer on one side, to the ratio ``ratio_width`` : ``ratio_height``.
 
         It is centred, moved where the edge of the image (``width`` × ``height``) forces it to, and cut
         where the image is too small for the ratio.
         """
-        left, right = _widened(self.left, self.right, -(-self.height * ratio_width // ratio_height), width)
-        top, bottom = _widened(self.top, self.bottom, -(-self.width * ratio_height // ratio_width), height)
-        return type(self)(left, top, right, bottom)
+        ratio = ratio_width / ratio_height
+        if self.width / self.height > ratio:
+            top, bottom = _widened(self.top, self.bottom, int(self.width / ratio - self.height), height)
+            return type(self)(self.left, top, self.right, bottom)
+        left, right = _widened(self.left, self.right, int(self.height * ratio - self.width), width)
+        return type(self)(left, self.top, right, self.bottom)
 
 
-def _widened(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
-    """The span from ``start`` to ``end`` stretched to ``length`` (never shrunk) inside 0..``limit``."""
-    length = min(max(length, end - start), limit)
-    start = min(max(0, start - (length - (end - start)) // 2), limit - length)
+def _widened(start: int, end: int, more: int, limit: int) -> tuple[int, int]:
+    """The span from ``start`` to ``end``, longer by ``more``, inside 0..``limit``."""
+    length = min(end - start + max(0, more), limit)
+    start = min(max(0, start - more // 2), limit - length)
     return start, start + length
 
 
@@ -123,40 +130,14 @@ def _convolved(rows: npt.NDArray[np.float32], kernel: npt.NDArray[np.float32]) -
 def fill(pixels: Pixels, mask: Mask) -> Pixels:
     """``pixels`` with what lies under ``mask`` replaced by its blurred surroundings; the rest stays as it is.
 
-    Push-pull interpolation (Gortler et al., "The Lumigraph", SIGGRAPH 1996): the colours that are kept are
-    averaged down a pyramid, and the holes of each level take the colours of the coarser one. Linear in the
-    size.
+    A1111's way, by which the picture that is made is its: what is kept, blurred ever less, in layers over one another.
     """
-    weight = 1 - mask.astype(np.float32)[:, :, np.newaxis] / 255
-    if not weight.any():  # nothing surrounds the hole: its own average is the best guess
-        return np.broadcast_to(np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8), pixels.shape).copy()
-    filled = np.clip(np.rint(_surroundings(pixels * weight, weight)), 0, 255).astype(np.uint8)
-    return np.where(mask[:, :, np.newaxis] == 0, pixels, filled)
-
-
-def _surroundings(colour: npt.NDArray[Any], weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Colours without holes from ``colour``, multiplied by its ``weight`` (0..1, height × width × 1)."""
-    height, width = weight.shape[:2]
-    if height == width == 1:
-        return np.asarray(colour / np.maximum(weight, 1e-6))
-    half_colour, half_weight = _halved(colour), _halved(weight)
-    # One pixel of four that is known is known enough for the coarser level.
-    gain = np.minimum(1, 4 * half_weight) / np.maximum(half_weight, 1e-6)
-    coarse = _surroundings(half_colour * gain, half_weight * gain)
-    doubled = _doubled(_doubled(coarse).swapaxes(0, 1)).swapaxes(0, 1)[:height, :width]
-    return np.asarray(colour + (1 - weight) * doubled)
-
-
-def _halved(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    height, width = values.shape[:2]
-    even = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
-    return np.asarray((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4)
-
-
-def _doubled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Twice as many rows, linearly interpolated."""
-    around = np.pad(values, ((1, 1), (0, 0), (0, 0)), mode="edge")
-    rows = np.empty((2 * values.shape[0], *values.shape[1:]), values.dtype)
-    rows[::2] = 0.75 * values + 0.25 * around[:-2]
-    rows[1::2] = 0.75 * values + 0.25 * around[2:]
-    return rows
+    whole = Image.fromarray(pixels)
+    kept = Image.new("RGBa", whole.size)
+    kept.paste(whole.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(Image.fromarray(mask)))
+    filled = Image.new("RGBA", whole.size)
+    for radius, times in _LAYERS:
+        blurred = kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        for _ in range(times):
+            filled.alpha_composite(blurred)
+    return np.array(filled.convert("RGB"))

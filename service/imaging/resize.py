@@ -33,6 +33,9 @@ BILINEAR: Final = Image.Resampling.BILINEAR
 UPSCALERS: Final = {"Lanczos": LANCZOS, "Nearest": NEAREST}
 """The upscalers that need no model."""
 
+_LARGEST_COVER: Final = 16
+"""How many times as many pixels as will be seen are enlarged at most."""
+
 _Box: TypeAlias = tuple[float, float, float, float]
 _REDUCING_GAP: Final = (
     3.0  # beyond 6 to 1 average first: looks the same, and narrow giants need no giant tables
@@ -63,8 +66,8 @@ def fit(
     """``pixels`` at ``width`` × ``height`` by one of A1111's resize modes.
 
     0 stretches. 1 keeps the ratio and cuts what stands over on both sides. 2 keeps the ratio and repeats
-    the edges where the image does not reach. 3 returns the image as it is. ``upscale`` does the enlarging,
-    where there is any. Raises :class:`BadRequest` for another mode.
+    the edges where the image does not reach. 3 returns the image as it is. ``upscale`` does the enlarging of
+    coloured images, where there is any. Raises :class:`BadRequest` for another mode.
     """
     if mode not in MODES:
         raise BadRequest(
@@ -72,15 +75,40 @@ def fit(
         )
     if mode == LATENT or pixels.shape[:2] == (height, width):
         return pixels
-    if mode == CROP:
+    upscale = None if pixels.ndim == 2 else upscale
+    if mode == STRETCH:
+        return _sized(pixels, width, height, resample, upscale)
+    inner_width, inner_height = inner_size(
+        pixels.shape[1], pixels.shape[0], width, height, cover=mode == CROP
+    )
+    if inner_width * inner_height > _LARGEST_COVER * width * height:
+        # A narrow giant: all of it enlarged would fill the memory. The part that will be seen comes out as well.
         return _sized(pixels, width, height, resample, upscale, _middle(pixels, width, height))
+    inner = _sized(pixels, inner_width, inner_height, resample, upscale)
+    canvas = np.zeros((height, width, *pixels.shape[2:]), np.uint8)
+    left, top = width // 2 - inner_width // 2, height // 2 - inner_height // 2
+    from_left, from_top = max(0, -left), max(0, -top)
+    left, top = max(0, left), max(0, top)
+    part = inner[from_top : from_top + height - top, from_left : from_left + width - left]
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
     if mode == FILL:
-        inner_width, inner_height = inner_size(pixels.shape[1], pixels.shape[0], width, height)
-        inner = _sized(pixels, inner_width, inner_height, resample, upscale)
-        left, top = (width - inner_width) // 2, (height - inner_height) // 2
-        around = [(top, height - inner_height - top), (left, width - inner_width - left)]
-        return np.pad(inner, around + [(0, 0)] * (pixels.ndim - 2), mode="edge")  # type: ignore[return-value]
-    return _sized(pixels, width, height, resample, upscale)
+        _extend(canvas, inner, left, top)
+    return canvas  # type: ignore[return-value]
+
+
+def _extend(canvas: npt.NDArray[Any], inner: npt.NDArray[Any], left: int, top: int) -> None:
+    """Fill what is beside ``inner`` in ``canvas`` as A1111 does: its edges, drawn out by Pillow's bicubic filter
+    (which reads the second row of pixels too). Of an odd remainder one row stays black."""
+    height, width = inner.shape[:2]
+    image = Image.fromarray(inner)
+    if top > 0:
+        canvas[:top] = np.array(image.resize((width, top), box=(0, 0, width, 0)))
+        rest = canvas[top + height : height + 2 * top]
+        rest[:] = np.array(image.resize((width, top), box=(0, height, width, height)))[: len(rest)]
+    elif left > 0:
+        canvas[:, :left] = np.array(image.resize((left, height), box=(0, 0, 0, height)))
+        rest = canvas[:, left + width : width + 2 * left]
+        rest[:] = np.array(image.resize((left, height), box=(width, 0, width, height)))[:, : rest.shape[1]]
 
 
 def upscale_by_name(name: str) -> Upscale:
@@ -91,9 +119,15 @@ def upscale_by_name(name: str) -> Upscale:
     raise UnknownName(f"There is no built-in upscaler {name[:60]!r}: choose one of {', '.join(UPSCALERS)}.")
 
 
-def inner_size(from_width: int, from_height: int, width: int, height: int) -> tuple[int, int]:
-    """The largest (width, height) of the ratio of ``from_…`` that fits into ``width`` × ``height``."""
-    if from_width * height >= width * from_height:
+def inner_size(
+    from_width: int, from_height: int, width: int, height: int, *, cover: bool = False
+) -> tuple[int, int]:
+    """The largest (width, height) of the ratio of ``from_…`` that fits into ``width`` × ``height``, or with
+    ``cover`` the smallest that covers it."""
+    # Divided as A1111 does: where the ratios are equal but for a rounding, it matters which side is kept.
+    wider = width / height > from_width / from_height
+    keeps_width = wider if cover else width / height < from_width / from_height
+    if keeps_width:
         return width, max(1, from_height * width // from_width)
     return max(1, from_width * height // from_height), height
 

@@ -55,7 +55,7 @@ def prepare(
         mask,
         request.width,
         request.height,
-        0 if body.resize_mode is None else body.resize_mode,
+        _resize_mode(body),
         _inpainting(body),
         latent_mask=latent_mask,
         upscale=_upscale(options),
@@ -87,6 +87,12 @@ def prepare(
     check(request, settings)
     reader.done()
     return request, plan
+
+
+def _resize_mode(body: Img2ImgBody) -> int:
+    """As in A1111 any number that is no mode fills up."""
+    mode = 0 if body.resize_mode is None else body.resize_mode
+    return mode if mode in resize.MODES else resize.FILL
 
 
 def _inpainting(body: Img2ImgBody) -> inpaint.Inpainting:

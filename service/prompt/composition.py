@@ -21,8 +21,8 @@ class SubPrompt:
 def split_composition(prompt: str) -> list[SubPrompt]:
     """Split ``prompt`` at each upper-case word AND; a part may end in ``:weight`` (a number).
 
-    So does a prompt without AND, as in A1111: "format 16:9" asks for "format 16" nine times as strongly. A space after
-    the number does not help, a full stop does.
+    So does a prompt without AND, as in A1111: "format 16:9" asks for "format 16" nine times as strongly. A word
+    after the number keeps it a part of the text.
     """
     return [_weighted(part) for part in _AND.split(prompt)]
 

@@ -29,7 +29,9 @@ HOSTILE = st.text(alphabet="<>:=#ANDlora.0123456789- \n\ud800", max_size=40)
         ("a AND", [SubPrompt("a "), SubPrompt("")]),
         ("SAND and LAND", [SubPrompt("SAND and LAND")]),
         ("a AND b:c", [SubPrompt("a "), SubPrompt(" b:c")]),
-        ("format 4:3", [SubPrompt("format 4:3")]),
+        ("format 4:3", [SubPrompt("format 4", 3.0)]),
+        ("format 4:3.", [SubPrompt("format 4", 3.0)]),
+        ("format 4:3 wide", [SubPrompt("format 4:3 wide")]),
     ],
 )
 def test_composition(prompt: str, expected: list[SubPrompt]) -> None:
@@ -105,7 +107,7 @@ def test_no_text_raises(text: str) -> None:
     parts = split_composition(text)
     assert all(abs(part.weight) <= MAX_WEIGHT for part in parts)
     if len(parts) == 1:
-        assert parts[0].text == text
+        assert text.startswith(parts[0].text)
 
 
 @pytest.mark.parametrize(

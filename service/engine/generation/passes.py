@@ -138,12 +138,10 @@ class Passes:
         )
         steps = len(sigmas) - 1
         latest = x
-        denoiser.steps = max(1, steps)
 
         def on_step(step: int, x: Tensor, denoised: Tensor) -> None:
             nonlocal latest
             latest = denoised
-            denoiser.step = step + 1
             reporter.steps_done += len(x)
             shown: Pixels | None = None
             if request.preview_every > 0 and (step + 1) % request.preview_every == 0:

@@ -204,7 +204,7 @@ def sigmas(
 def _unipc(start: float, n: int, table: Tensor, spacing: UniPCSpacing) -> Tensor:
     """The ``n + 1`` noise levels of UniPC, from timestep ``start`` of the table to the lowest (not to 0)."""
     count = len(table)
-    highest = timestep_to_sigma(torch.tensor(start), table)
+    highest = timestep_to_sigma(torch.tensor(float(start)), table)
     match spacing:
         case "logSNR":
             return torch.linspace(float(highest.log()), float(table[0].log()), n + 1).exp()

@@ -89,10 +89,12 @@ def test_sdxl_ignores_clip_skip_unless_told_otherwise(pipelines: Any) -> None:
 
 def test_shapes_of_sdxl(pipelines: Any) -> None:
     long = "cat " * 80
-    step = Conditioner.of_pipeline(pipelines.sdxl).encode([long, "a AND b"], ["", "x"], steps=4).step(0)
+    conditioner = Conditioner.of_pipeline(pipelines.sdxl)
+    step = conditioner.encode([long, "a AND b"], ["", long], steps=4).step(0)
     assert step.images == (0, 1, 1)
     assert step.cond.shape == (3, 2 * 77, 32 + 48)
     assert step.uncond.shape == (2, 2 * 77, 32 + 48)
+    assert step.is_even
     assert step.both.shape == (5, 2 * 77, 32 + 48)
     assert step.both_pooled is not None
     assert step.both_pooled.shape == (5, 24)
@@ -113,7 +115,6 @@ def test_sdxl_zeroes_an_empty_negative_prompt_and_nothing_else(pipelines: Any) -
     assert step.uncond[2].any()
     assert step.cond.any()
     longer = Conditioner.of_pipeline(pipelines.sdxl).encode(["a BREAK b"], [""], steps=4).step(0)
-    assert longer.uncond.shape == longer.cond.shape
     assert not longer.uncond.any()
     sd1 = Conditioner.of_pipeline(pipelines.sd1).encode([""], [""], steps=4).step(0)
     assert torch.equal(sd1.cond, sd1.uncond)
@@ -143,13 +144,52 @@ def test_break_pads_its_chunk(pipelines: Any) -> None:
     assert torch.equal(states, torch.cat([encode_one(conditioner, "a cat"), encode_one(conditioner, "dog")]))
 
 
-def test_short_texts_are_padded_with_empty_chunks(pipelines: Any) -> None:
+def test_prompts_and_negative_prompts_keep_their_lengths(pipelines: Any) -> None:
     conditioner = Conditioner.of_pipeline(pipelines.sd1)
-    step = conditioner.encode(["cat BREAK dog BREAK house", "a"], ["x", "dog BREAK cat"], steps=4).step(0)
-    empty = encode_one(conditioner, "")
-    assert torch.equal(step.cond[1], torch.cat([encode_one(conditioner, "a"), empty, empty]))
-    assert torch.equal(step.uncond[0], torch.cat([encode_one(conditioner, "x"), empty, empty]))
-    assert torch.equal(step.uncond[1], torch.cat([encode_one(conditioner, "dog BREAK cat"), empty]))
+    step = conditioner.encode(["cat BREAK dog BREAK house"], ["dog BREAK cat"], steps=4).step(0)
+    assert torch.equal(step.cond[0], encode_one(conditioner, "cat BREAK dog BREAK house"))
+    assert torch.equal(step.uncond[0], encode_one(conditioner, "dog BREAK cat"))
+    assert not step.is_even
+    assert step.padded == "none"
+
+
+def test_rows_of_unequal_length_repeat_their_last_vector(pipelines: Any) -> None:
+    conditioner = Conditioner.of_pipeline(pipelines.sd1)
+    step = conditioner.encode(["cat BREAK dog AND a"], ["x"], steps=4).step(0)
+    alone = encode_one(conditioner, "a")
+    assert torch.equal(step.cond[1], torch.cat([alone, alone[-1:].expand(77, -1)]))
+
+
+def test_padding_on_request(pipelines: Any) -> None:
+    conditioner = Conditioner.of_pipeline(pipelines.sd1)
+    long, short, empty = (encode_one(conditioner, text) for text in ("cat BREAK dog", "a", ""))
+    for prompt, negative in (("cat BREAK dog", "a"), ("a", "cat BREAK dog")):
+        step = conditioner.encode([prompt], [negative], steps=4, padding="empty").step(0)
+        assert (step.is_even, step.padded) == (True, "empty")
+        longer, shorter = (step.cond, step.uncond) if prompt != "a" else (step.uncond, step.cond)
+        assert torch.equal(longer[0], long)
+        assert torch.equal(shorter[0], torch.cat([short, empty]))
+    step = conditioner.encode(["cat BREAK dog"], ["a"], steps=4, padding="last").step(0)
+    assert torch.equal(step.uncond[0], torch.cat([short, short[-1:].expand(77, -1)]))
+    step = conditioner.encode(["a"], ["cat BREAK dog"], steps=4, padding="last").step(0)
+    assert torch.equal(step.uncond[0], long[:77])
+    assert conditioner.encode(["a"], ["b"], steps=4, padding="last").step(0).padded == "none"
+
+
+def test_texts_between_which_a_prompt_changes_are_of_one_length_and_share_a_mean(pipelines: Any) -> None:
+    conditioner = Conditioner.of_pipeline(pipelines.sd1)
+    conditioning = conditioner.encode(["[a:cat BREAK dog:2] "], ["x"], steps=4)
+    first = conditioning.step(0).cond[0]
+    assert torch.equal(first, torch.cat([encode_one(conditioner, "a "), encode_one(conditioner, "")]))
+    plain, weighted = "[cat:dog:2] house", "[cat:dog:2] (house:1.5)"
+    states = {
+        mode: torch.stack(
+            [conditioner.encode([text], ["x"], steps=4, emphasis=mode).step(step).cond[0] for step in (0, 3)]
+        )
+        for text, mode in ((plain, "Ignore"), (weighted, "No norm"), (weighted, "Original"))
+    }
+    ratio = states["Ignore"].mean() / states["No norm"].mean()
+    torch.testing.assert_close(states["Original"], states["No norm"] * ratio)
 
 
 def test_emphasis_acts_on_the_output_of_its_words(pipelines: Any) -> None:

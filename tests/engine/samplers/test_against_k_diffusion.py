@@ -11,7 +11,8 @@ from torch import Tensor
 from service.catalogue.samplers import SAMPLERS, SCHEDULERS, Sampler
 from service.engine.generation.noise import NoiseSource
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.samplers.schedules import sampler_sigmas, sigmas
+from service.engine.samplers.schedules import sigmas
+from tests.engine.samplers.levels import levels_of
 
 CHURNED = {"Euler": "sample_euler", "Heun": "sample_heun", "DPM2": "sample_dpm_2"}
 PLAIN = {"DPM++ 2M": "sample_dpmpp_2m", "LMS": "sample_lms"}
@@ -39,7 +40,7 @@ def by_name(name: str) -> Sampler:
 
 def schedule(sampler_name: str, spacing: str, steps: int, table: Tensor) -> Tensor:
     if spacing == "own":
-        return sampler_sigmas(by_name(sampler_name), SCHEDULERS[0], steps, table)
+        return levels_of(sampler_name, steps, table)
     return sigmas(spacing, steps, table)
 
 

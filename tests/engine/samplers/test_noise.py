@@ -113,3 +113,16 @@ def test_brownian_beyond_its_ends_is_quiet() -> None:
     path = NoiseSource([-3, 2**70]).brownian(torch.zeros(2, 4, 2, 2), 0.029167, 14.614643)
     assert path(torch.tensor(14.6147), torch.tensor(0.0291)).isfinite().all()
     assert path(torch.tensor(1.0000001), torch.tensor(1.0)).isfinite().all()
+
+
+def test_nvidias_numbers() -> None:
+    """What torch.randn draws on CUDA from these seeds, as anybody with such a card can see."""
+    drawn = {seed: NoiseSource([seed], source="NV").initial((3, 1, 1)).flatten() for seed in (0, 42)}
+    torch.testing.assert_close(drawn[42], torch.tensor([0.1940, 2.1614, -0.1721]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(drawn[0], torch.tensor([-0.9247, -0.4253, -2.6438]), atol=1e-4, rtol=0)
+    source = NoiseSource([42, 7], source="NV")
+    x = source.initial((4, 16, 16))
+    assert abs(float(x.mean())) < 0.1
+    assert float(x.std()) == pytest.approx(1, abs=0.1)
+    assert not torch.equal(source.ancestral(x), source.ancestral(x))
+    assert torch.equal(NoiseSource([7], source="NV").initial((4, 16, 16))[0], x[1])

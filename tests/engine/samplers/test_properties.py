@@ -8,21 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.catalogue.samplers import AUTOMATIC, SAMPLERS
+from service.catalogue.samplers import SAMPLERS
 from service.core.errors import Cancelled, ModelError, UnknownName
 from service.core.generation import SamplingShape
 from service.engine.generation.noise import NoiseSource
 from service.engine.samplers import SAMPLERS as FUNCTIONS
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.samplers.schedules import sampler_sigmas, sigmas
+from service.engine.samplers.schedules import sigmas
+from tests.engine.samplers.levels import levels_of
 
 NAMES = [sampler.name for sampler in SAMPLERS]
 SPANNING = ("DPM fast", "DPM adaptive")
 BY_NAME = {sampler.name: sampler for sampler in SAMPLERS}
-
-
-def levels_of(name: str, steps: int, table: Tensor) -> Tensor:
-    return sampler_sigmas(BY_NAME[name], AUTOMATIC, steps, table)
 
 
 def nothing(step: int, x: Tensor, denoised: Tensor) -> None:

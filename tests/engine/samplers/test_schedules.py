@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from service.catalogue.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, resolve
+from service.catalogue.samplers import AUTOMATIC, SAMPLERS, SCHEDULERS, Sampler, resolve
 from service.core.errors import UnknownName
 from service.core.generation import SamplingShape
 from service.engine.samplers.schedules import (
-    lcm_table,
-    sampler_sigmas,
+    Walk,
+    bent_table,
     sigma_to_timestep,
     sigmas,
     timestep_to_sigma,
     training_sigmas,
+    walk,
 )
 
 NAMES = [scheduler.name for scheduler in SCHEDULERS]
@@ -136,17 +137,24 @@ def test_unknown_scheduler_is_refused(table: Tensor) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.name)
-def test_each_sampler_gets_its_levels(table: Tensor, sampler: object, n: int) -> None:
-    assert isinstance(sampler, type(SAMPLERS[0]))
-    levels = sampler_sigmas(sampler, AUTOMATIC, n, table)
-    assert levels.shape == (n + 1,)
-    assert (levels[1:] < levels[:-1]).all()
+@pytest.mark.parametrize(
+    "sampler", [each for each in SAMPLERS if not each.own_schedule], ids=lambda each: each.name
+)
+def test_each_sampler_gets_its_levels(table: Tensor, sampler: Sampler, n: int) -> None:
+    walked = walk(sampler, AUTOMATIC, n, table)
+    assert walked.sigmas.shape == (n + 1,)
+    assert (walked.sigmas[1:] < walked.sigmas[:-1]).all()
+    assert walked.mixed_at is None
+    if n > 2:
+        tail = walk(sampler, AUTOMATIC, n, table, encoded=n - 2)
+        assert_same(tail.sigmas, walked.sigmas[1:])
+        assert tail.mixed_at == float(walked.sigmas[1])
+        assert tail.ends == walked.ends
 
 
 def test_which_levels_samplers_get(table: Tensor) -> None:
     def levels(name: str, n: int = 10, **options: Any) -> Tensor:
-        return sampler_sigmas(*resolve(name, None, strict=True), n, table, SamplingShape(**options))
+        return walk(*resolve(name, None, strict=True), n, table, SamplingShape(**options)).sigmas
 
     assert_same(levels("DPM++ 2M"), sigmas("karras", 10, table))
     assert_same(levels("DPM++ 2M SDE"), sigmas("exponential", 10, table))
@@ -155,20 +163,39 @@ def test_which_levels_samplers_get(table: Tensor) -> None:
     longer = sigmas("karras", 11, table)
     assert_same(levels("DPM2"), torch.cat([longer[:10], longer[-1:]]))
     assert_same(levels("DPM++ 2M", discard_next_to_last_sigma=True), levels("DPM2"))
-    assert_same(levels("DDIM"), table[[901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]])
-    assert_same(levels("DDIM Karras"), levels("PLMS"))
-    assert_same(levels("UniPC", 9), table[[999, 888, 777, 666, 555, 444, 333, 222, 111, 0]])
     assert_same(levels("LCM", 2), torch.tensor([float(table[999]), float(table[19]), 0.0]))
+    old = levels("DPM++ 2M", old_karras_ends=True)
+    assert_same(old[[0, -2]], torch.tensor([10.0, 0.1]))
+
+
+def test_the_timesteps_of_ddim_plms_and_unipc_are_those_of_a1111(table: Tensor) -> None:
+    def walked(name: str, n: int, encoded: int | None = None, **options: Any) -> Walk:
+        return walk(*resolve(name, None, strict=True), n, table, SamplingShape(**options), encoded=encoded)
+
+    assert_same(walked("DDIM", 5).sigmas, table[[801, 601, 401, 201, 1]])
+    assert_same(walked("DDIM Karras", 7).sigmas, table[[995, 853, 711, 569, 427, 285, 143, 1]])
+    assert_same(walked("PLMS", 1).sigmas, table[[1]])
+    assert_same(walked("DDIM", 4, discard_next_to_last_sigma=True).sigmas, walked("DDIM", 5).sigmas)
+    # From a picture: mixed at the timestep above those that are walked.
+    partly = walked("DDIM", 5, encoded=3)
+    assert_same(partly.sigmas, table[[401, 201, 1]])
+    assert partly.mixed_at == float(table[601])
+    assert_same(walked("PLMS", 1, encoded=0).sigmas, table[[1]])
+    # UniPC spaces anew: as many steps as there are timesteps.
+    assert_same(walked("UniPC", 9).sigmas, timestep_to_sigma(torch.linspace(999, 0, 11), table))
+    assert_same(walked("UniPC", 5, encoded=3).sigmas, timestep_to_sigma(torch.linspace(401, 0, 4), table))
     for spacing in ("time_quadratic", "logSNR"):
-        sampler = resolve("UniPC", None, strict=True)[0]
-        spaced = sampler_sigmas(sampler, AUTOMATIC, 9, table, SamplingShape(unipc_spacing=spacing))
+        spaced = walked("UniPC", 10, unipc_spacing=spacing).sigmas
         assert_same(spaced[[0, -1]], table[[999, 0]])
-        assert not torch.allclose(spaced, levels("UniPC", 9), rtol=0.01)
+        assert not torch.allclose(spaced, walked("UniPC", 10).sigmas, rtol=0.01)
 
 
-def test_lcm_table(table: Tensor) -> None:
-    assert torch.equal(lcm_table(table), table[list(range(19, 1000, 20))])
-
-
-def test_zero_terminal_snr_stays_finite() -> None:
-    assert training_sigmas(torch.tensor([0.9, 0.5, 0.0])).isfinite().all()
+def test_zero_terminal_snr_and_half_precision(table: Tensor) -> None:
+    bent = bent_table(table, SamplingShape(zero_terminal_snr=True))
+    assert_same(bent[:1], table[:1])
+    assert float(bent[-1]) == pytest.approx((1 / 4.8973451890853435e-08 - 1) ** 0.5, rel=1e-3)
+    assert (bent[1:] > bent[:-1]).all()
+    rounded = bent_table(table, SamplingShape(half_alphas=True))
+    assert not torch.equal(rounded, table)
+    torch.testing.assert_close(rounded, table, rtol=0.1, atol=0)
+    assert bent_table(table, SamplingShape()) is table

@@ -13,19 +13,14 @@ from diffusers import DDIMScheduler, LCMScheduler, PNDMScheduler, UniPCMultistep
 from diffusers.schedulers import scheduling_lcm
 from torch import Tensor
 
-from service.catalogue.samplers import AUTOMATIC, SAMPLERS
 from service.engine.samplers import Denoiser, SamplerOptions, sample
-from service.engine.samplers.schedules import sampler_sigmas, timestep_to_sigma
+from service.engine.samplers.schedules import timestep_to_sigma
+from tests.engine.samplers.levels import levels_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 TRAINED: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LEADING: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
-
-
-def levels_of(name: str, steps: int, table: Tensor) -> Tensor:
-    sampler = next(sampler for sampler in SAMPLERS if sampler.name == name)
-    return sampler_sigmas(sampler, AUTOMATIC, steps, table)
 
 
 def start(levels: Tensor, shape: tuple[int, ...] = (2, 4, 8, 8)) -> Tensor:

@@ -75,16 +75,19 @@ def _tiles(engine: Engine, tiles: Tiles, token: CancelToken) -> tuple[Generation
     assert init is not None
     size = tiling.picture_width, tiling.picture_height
     larger = engine.upscale(init.images[0], tiles.upscaler, *size, token)
+    cut, each = tiling.cut(larger), request.batch_size
+    batches = [tuple(cut[start : start + each]) for start in range(0, len(cut), each)]
     return tuple(
         replace(
             request,
-            init=replace(init, images=(tile,)),
-            batch_size=1,
+            init=replace(init, images=batch),
+            batch_size=len(batch),
             batch_count=1,
-            seed=request.seed + repeat,
+            # As in A1111 each batch of tiles has the next seed.
+            seed=request.seed + repeat + number,
         )
         for repeat in range(request.batch_count)
-        for tile in tiling.cut(larger)
+        for number, batch in enumerate(batches)
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from service.core.pixels import Pixels
 
@@ -33,7 +32,9 @@ class Tiling:
         count = self._along(picture, tile)
         if count == 1:
             return [0]
-        return [round(index * (picture - tile) / (count - 1)) for index in range(count)]
+        return [int(index * ((picture - tile) / (count - 1))) for index in range(count - 1)] + [
+            picture - tile
+        ]
 
     def corners(self) -> list[tuple[int, int]]:
         """(left, top) of each tile, row by row."""
@@ -53,22 +54,29 @@ class Tiling:
         return tiles
 
     def join(self, tiles: Sequence[Pixels]) -> Pixels:
-        """The picture again; where tiles overlap they fade into each other."""
-        total = np.zeros((self.picture_height, self.picture_width, 3), np.float32)
-        weights = np.zeros((self.picture_height, self.picture_width, 1), np.float32)
-        ramp = self._ramp()
-        for (left, top), tile in zip(self.corners(), tiles, strict=True):
-            part = total[top : top + self.height, left : left + self.width]
-            height, width = part.shape[:2]
-            part += tile[:height, :width] * ramp[:height, :width]
-            weights[top : top + self.height, left : left + self.width] += ramp[:height, :width]
-        return np.asarray(np.rint(total / weights), dtype=np.uint8)
+        """The picture again: tiles into rows, rows into the picture, each fading over the one before as in A1111."""
+        lefts = self.starts(self.picture_width, self.width)
+        tops = self.starts(self.picture_height, self.height)
+        whole = np.zeros((self.picture_height, self.picture_width, 3), np.uint8)
+        for number, top in enumerate(tops):
+            row = np.zeros((self.height, self.picture_width, 3), np.uint8)
+            for left, tile in zip(lefts, tiles[number * len(lefts) :], strict=False):
+                self._lay(row.swapaxes(0, 1), tile.swapaxes(0, 1), left)
+            self._lay(whole, row, top)
+        return whole
 
-    def _ramp(self) -> npt.NDArray[np.float32]:
-        """The weight of each pixel of a tile: small at its edges, 1 once it is an overlap away from them."""
-
-        def along(length: int) -> npt.NDArray[np.float32]:
-            distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
-            return np.minimum(distance / (self.overlap + 1), 1.0).astype(np.float32)
-
-        return (along(self.height)[:, None] * along(self.width)[None, :])[:, :, None]
+    def _lay(self, whole: Pixels, part: Pixels, start: int) -> None:
+        """Put ``part`` into ``whole`` from row ``start`` on; but for the first it fades in over the overlap."""
+        part = part[: whole.shape[0] - start]
+        under = whole[start : start + len(part)]
+        if start > 0:
+            ramp = (
+                np.arange(self.overlap, dtype=np.float32) * np.float32(255) / np.float32(max(1, self.overlap))
+            )
+            share = ramp.astype(np.uint8).astype(np.uint32)[: len(part), None, None]
+            # Mixed in whole numbers, rounded as Pillow does.
+            mixed = part[: len(share)] * share + under[: len(share)] * (255 - share) + 128
+            under[: len(share)] = ((mixed >> 8) + mixed) >> 8
+            under[len(share) :] = part[len(share) :]
+        else:
+            under[:] = part

@@ -6,6 +6,7 @@ from service.api.limits import check
 from service.api.sdapi import translate
 from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import Img2ImgBody
+from service.api.sdapi.scripts import sd_upscale
 from service.api.sdapi.styles import StyleBook
 from service.core.budget import Claim, unlimited
 from service.core.errors import BadRequest, NotFound
@@ -90,7 +91,9 @@ def prepare(
 
 
 def _resize_mode(body: Img2ImgBody) -> int:
-    """As in A1111 any number that is no mode fills up."""
+    """As in A1111 any number that is no mode fills up. SD upscale takes the picture as it is."""
+    if (body.script_name or "").lower() == sd_upscale.NAME:
+        return resize.LATENT
     mode = 0 if body.resize_mode is None else body.resize_mode
     return mode if mode in resize.MODES else resize.FILL
 

@@ -29,9 +29,12 @@ def plan(
     if overlap >= min(request.width, request.height):
         raise BadRequest(f"{NAME}: the overlap of {overlap} pixels must be smaller than width and height.")
     source = request.init.images[0]
-    tiling = Tiling(
-        int(source.shape[1] * factor), int(source.shape[0] * factor), request.width, request.height, overlap
-    )
+    if upscaler == "None":
+        width, height = source.shape[1], source.shape[0]
+    else:
+        # As in A1111 upscalers end in multiples of 8.
+        width, height = (max(8, int(side * factor) // 8 * 8) for side in (source.shape[1], source.shape[0]))
+    tiling = Tiling(width, height, request.width, request.height, overlap)
     count = tiling.count
     if count * request.batch_count > settings.max_images:
         raise BadRequest(
@@ -40,12 +43,12 @@ def plan(
         )
 
     def compose(results: Sequence[GenerationResult]) -> Composed:
-        joined = []
-        for start in range(0, len(results) - count + 1, count):
-            tiles = results[start : start + count]
-            if all(result.images for result in tiles):
-                picture = tiling.join([result.images[0] for result in tiles])
-                joined.append(replace(tiles[0], images=(picture,)))
+        joined, each = [], -(-count // request.batch_size)
+        for start in range(0, len(results) - each + 1, each):
+            batches = results[start : start + each]
+            tiles = [tile for result in batches for tile in result.images]
+            if len(tiles) == count:
+                joined.append(replace(batches[0], images=(tiling.join(tiles),)))
         return Composed((), tuple(joined))
 
     extra = {"SD upscale overlap": overlap, "SD upscale upscaler": upscaler}

@@ -59,6 +59,8 @@ class HiresFix:
     upscaler: str = "Latent"
     steps: int = 0
     crop_to: tuple[int, int] | None = None
+    scale: float | None = None
+    """The factor that width and height come from, where they do; for the infotext."""
     sampler: str | None = None
     scheduler: str | None = None
     prompt: str | None = None

@@ -105,7 +105,7 @@ def parameters(
         "Sampler": result.sampler or request.sampler,
         "Schedule type": result.scheduler or request.scheduler,
         "CFG scale": request.guidance_scale,
-        "Image CFG scale": init.image_guidance_scale if init else None,
+        "Image CFG scale": None,
         "Seed": result.seeds[index],
         "Face restoration": None,
         "Size": f"{request.width}x{request.height}",
@@ -122,8 +122,8 @@ def parameters(
         "Conditional mask weight": None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "ENSD": request.eta_noise_seed_delta or None,
-        "Token merging ratio": None,
-        "Token merging ratio hr": None,
+        "Token merging ratio": request.token_merging or None,
+        "Token merging ratio hr": (request.hires.token_merging or None) if request.hires else None,
         "Init image hash": None,
         "RNG": options.rng if options.rng != "GPU" else None,
         "Tiling": "True" if request.tiling else None,
@@ -133,43 +133,90 @@ def parameters(
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def extra_parameters(result: GenerationResult, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What A1111 calls extra generation parameters: all but the settings that every image has.
+def extra_parameters(
+    result: GenerationResult, extra: Mapping[str, Any] | None = None, *, nulls: bool = False
+) -> dict[str, Any]:
+    """What A1111 calls extra generation parameters: all but the settings that every image has, in its order.
 
-    They come from the request (hires fix, refiner), from ``extra`` and from ``result.extra``, which wins.
+    They come from ``extra``, from the request (schedule, picture, hires fix, refiner) and from ``result.extra``. With
+    ``nulls`` those stay that A1111 names without a value.
     """
-    more = {**(extra or {}), **result.extra}
-    given = _derived(result, more) | more
+    given = {**(extra or {}), **_derived(result)}
+    given |= {key: value for key, value in result.extra.items() if key not in given or value is not None}
+    if nulls and result.request.hires:
+        # A1111 works them out for each image, and shows nothing here.
+        given |= {"Hires prompt": None, "Hires negative prompt": None}
+        kept = ("Hires prompt", "Hires negative prompt", "Hires schedule type")
+        return {key: value for key, value in given.items() if value is not None or key in kept}
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _derived(result: GenerationResult, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What the request itself says of the second pass and the refiner; ``more`` may say it more exactly."""
-    request, hires = result.request, result.request.hires
-    fields: dict[str, Any] = {}
+def _derived(result: GenerationResult) -> dict[str, Any]:
+    """What the request itself says."""
+    request, hires, init, shape = (
+        result.request,
+        result.request.hires,
+        result.request.init,
+        result.request.shape,
+    )
+    fields: dict[str, Any] = {"Noise Schedule": "Zero Terminal SNR" if shape.zero_terminal_snr else None}
+    fields["Downcast alphas_cumprod"] = True if shape.half_alphas else None
+    if init:
+        fields["Denoising strength"] = init.denoising_strength
     if hires:
-        if not {"Hires upscale", "Hires resize"} & more.keys():
-            scale = round(hires.width / request.width, 4)
-            asked = hires.crop_to or (hires.width, hires.height)
-            # The factor, as it is written, tells the size only if both sides come out of it, rounded down to
-            # whole latent cells.
-            sides = (int(request.width * scale) // 8 * 8, int(request.height * scale) // 8 * 8)
-            if hires.crop_to is None and sides == (hires.width, hires.height):
-                fields["Hires upscale"] = scale
-            else:
-                fields["Hires resize"] = f"{asked[0]}x{asked[1]}"
-        fields |= {
-            "Hires steps": hires.steps or None,
-            "Hires upscaler": hires.upscaler,
-            "Hires checkpoint": hires.checkpoint,
-            "Hires sampler": hires.sampler,
-            "Hires schedule type": hires.scheduler,
-            "Hires prompt": hires.prompt or None,
-            "Hires negative prompt": hires.negative_prompt or None,
-        }
+        fields |= _of_hires(result)
+    fields["Emphasis"] = request.emphasis if request.emphasis != "Original" else None
+    if result.scheduler not in ("", "Automatic"):
+        fields["Schedule type"] = result.scheduler
+    for key, value, own in (
+        ("Schedule max sigma", shape.sigma_max, 0),
+        ("Schedule min sigma", shape.sigma_min, 0),
+        ("Schedule rho", shape.rho, 0),
+    ):
+        fields[key] = value if value != own else None
+    if result.scheduler == "Beta":
+        fields |= {"Beta schedule alpha": shape.beta_alpha, "Beta schedule beta": shape.beta_beta}
+    fields["Discard penultimate sigma"] = True if shape.discard_next_to_last_sigma else None
+    if init:
+        fields["Noise multiplier"] = init.noise_multiplier if init.noise_multiplier != 1 else None
+        fields["Extra noise"] = init.extra_noise or None
+    if shape.vp_start:
+        fields["SGM noise multiplier"] = True
     if request.refiner_checkpoint and request.refiner_switch_at is not None:
-        fields |= {"Refiner": request.refiner_checkpoint, "Refiner switch at": request.refiner_switch_at}
+        fields |= {
+            "Refiner": _short_title(request.refiner_checkpoint),
+            "Refiner switch at": request.refiner_switch_at,
+            "Refiner switch by sampling steps": True if request.refiner_by_steps else None,
+        }
     return fields
+
+
+def _of_hires(result: GenerationResult) -> dict[str, Any]:
+    """What the request says of the second pass."""
+    request, hires = result.request, result.request.hires
+    assert hires is not None
+    asked = hires.crop_to or (hires.width, hires.height)
+    own = hires.scheduler if hires.scheduler not in (None, request.scheduler) else None
+    return {
+        "Denoising strength": hires.denoising_strength,
+        "Hires checkpoint": _short_title(hires.checkpoint) if hires.checkpoint else None,
+        "Hires sampler": hires.sampler if hires.sampler != request.sampler else None,
+        "Hires prompt": hires.prompt if hires.prompt != request.prompt else None,
+        "Hires negative prompt": (
+            hires.negative_prompt if hires.negative_prompt != request.negative_prompt else None
+        ),
+        "Hires schedule type": own,
+        "Hires upscale": hires.scale,
+        "Hires resize": f"{asked[0]}x{asked[1]}" if hires.scale is None else None,
+        "Hires steps": hires.steps or None,
+        "Hires upscaler": hires.upscaler,
+    }
+
+
+def _short_title(title: str) -> str:
+    """A checkpoint's title without folder and suffix: ``xl-refiner [7440042bbd]``."""
+    name, bracket, rest = title.partition(" [")
+    return name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors") + bracket + rest
 
 
 def quote(value: object) -> str:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from service.core.errors import BadImage, BadRequest
 from service.core.pixels import Mask, Pixels
-from service.imaging import masks, resize
+from service.imaging import colour, masks, resize
 from service.imaging.masks import Box
 from service.imaging.resize import Upscale
 
@@ -58,15 +58,33 @@ class Plan:
     """Where what is made belongs in the original; None for all of it."""
     shown_mask: Mask | None = None
     """The mask at the size of the overlays, 255 where nothing of the original is kept."""
+    colours: tuple[Pixels, ...] = ()
+    """For each image what the colours of what is made are corrected to; none: they stay."""
 
     def finish(self, made: Pixels, index: int = 0) -> Pixels:
         """``made`` from image ``index`` (counted on around the images) under what is kept of its original."""
+        made = self._coloured(made, index)
         if not self.overlays:
             return made
         overlay = self.overlays[index % len(self.overlays)]
         under = self.placed(made, overlay.size)
         under.alpha_composite(overlay)
         return np.array(under.convert("RGB"))
+
+    def _coloured(self, made: Pixels, index: int) -> Pixels:
+        return colour.corrected(made, self.colours[index % len(self.colours)]) if self.colours else made
+
+    def beside(self, made: Pixels, index: int, *, mask: bool, composite: bool) -> list[Pixels]:
+        """What A1111 sends on request after the picture: the ``mask``, and what was made under it (RGBA)."""
+        if self.shown_mask is None:
+            return []
+        shown = Image.fromarray(self.shown_mask)
+        found = [np.array(shown.convert("RGB"))] if mask else []
+        if composite:
+            under = self.placed(self._coloured(made, index), shown.size)
+            empty = Image.new("RGBa", shown.size)
+            found.append(np.array(Image.composite(under.convert("RGBa"), empty, shown).convert("RGBA")))
+        return found
 
     def placed(self, made: Pixels, size: tuple[int, int]) -> Image.Image:
         """``made`` where it belongs in a picture of ``size`` (width, height), RGBA, before anything is laid over it."""

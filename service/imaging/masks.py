@@ -89,41 +89,50 @@ def blur(mask: Mask, x: float, y: float) -> Mask:
     all).
 
     As in A1111 the kernel ends 2.5 deviations from its middle, and edges are mirrored about the outermost
-    pixel. Raises :class:`BadRequest` outside 0..512.
+    pixel; and as in OpenCV, which it asks, weights are multiples of 1/256. Raises :class:`BadRequest` outside 0..512.
     """
     for deviation in (x, y):
         if not 0 <= deviation <= LARGEST_BLUR:
             raise BadRequest(
                 f"mask_blur {deviation} is out of range: it goes from 0 to {LARGEST_BLUR} pixels."
             )
-    soft = mask.astype(np.float32)
+    soft = mask
     if x > 0:
         soft = _convolved(soft, _gaussian(x))
     if y > 0:
         soft = _convolved(soft.T, _gaussian(y)).T
-    return np.ascontiguousarray(np.clip(np.rint(soft), 0, 255).astype(np.uint8))
+    return np.ascontiguousarray(soft)
 
 
-def _gaussian(deviation: float) -> npt.NDArray[np.float32]:
+def _gaussian(deviation: float) -> npt.NDArray[np.float64]:
+    """Weights in 256ths: each takes over what was rounded off the one before, the middle one the rest."""
     reach = int(2.5 * deviation + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-    return np.asarray(weights / weights.sum(), dtype=np.float32)
+    exact = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    exact *= 256 / exact.sum()
+    weights, left = np.zeros(2 * reach + 1), 0.0
+    for place in range(reach):
+        wanted = exact[place] + left
+        weights[place] = weights[-1 - place] = np.rint(wanted)
+        left = wanted - weights[place]
+    weights[reach] = 256 - weights.sum()
+    return weights
 
 
-def _convolved(rows: npt.NDArray[np.float32], kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _convolved(rows: Mask, kernel: npt.NDArray[np.float64]) -> Mask:
     """Each row convolved with ``kernel``, by Fourier transform: wide kernels cost as little as narrow.
 
-    Some rows at a time: transforms of a whole picture would take eight times its memory.
+    Some rows at a time: transforms of a whole picture would take many times its memory.
     """
     reach, width = len(kernel) // 2, rows.shape[1]
     length = width + 2 * reach + len(kernel) - 1
     transformed = np.fft.rfft(kernel, length)
-    found = np.empty(rows.shape, np.float32)
+    found = np.empty(rows.shape, np.uint8)
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
+        part = rows[start : start + _ROWS].astype(np.float64)
         mirrored = np.pad(part, ((0, 0), (reach, reach)), mode="reflect" if width > 1 else "edge")
         product = np.fft.rfft(mirrored, length, axis=1) * transformed
-        found[start : start + _ROWS] = np.fft.irfft(product, length, axis=1)[:, 2 * reach : 2 * reach + width]
+        sums = np.rint(np.fft.irfft(product, length, axis=1)[:, 2 * reach : 2 * reach + width])
+        found[start : start + _ROWS] = np.clip((sums + 128) // 256, 0, 255)
     return found
 
 

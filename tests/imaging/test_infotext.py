@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
-from service.imaging.infotext import DEFAULTS, InfotextOptions, compose, parse, quote
+from service.imaging.infotext import DEFAULTS, InfotextOptions, compose, extra_parameters, parse, quote
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
 
@@ -64,25 +64,36 @@ def test_every_key_in_its_place() -> None:
     )
     line = compose(result, 1, InfotextOptions(user="me"), {"Mask blur": 4}).split("\n")[-1]
     assert line == (
-        "Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Image CFG scale: 1.5, Seed: 5, "
+        "Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 5, "
         "Size: 512x512, Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, VAE hash: c6a580b13a, "
         "VAE: vae.pt, Variation seed: 10, Variation seed strength: 0.5, Seed resize from: 256x320, "
         "Denoising strength: 0.4, "
-        "Clip skip: 2, ENSD: 31337, Init image hash: abc, RNG: CPU, Tiling: True, Refiner: xl-refiner, "
-        'Refiner switch at: 0.8, Mask blur: 4, Lora hashes: "a: 12, b: 34", Version: v1.10.1, User: me'
+        "Clip skip: 2, ENSD: 31337, Init image hash: abc, RNG: CPU, Tiling: True, Mask blur: 4, "
+        'Refiner: xl-refiner, Refiner switch at: 0.8, Lora hashes: "a: 12, b: 34", Version: v1.10.1, User: me'
     )
 
 
 def test_hires_fix_by_factor_and_by_size() -> None:
-    hires = HiresFix(width=1024, height=768, upscaler="Lanczos", steps=7, denoising_strength=0.6)
+    hires = HiresFix(width=1024, height=768, upscaler="Lanczos", steps=7, denoising_strength=0.6, scale=2.0)
     by_factor = compose(result_of(GenerationRequest(prompt="p", width=512, height=384, hires=hires)), 0)
     assert "Denoising strength: 0.6, " in by_factor
     assert "Hires upscale: 2.0, Hires steps: 7, Hires upscaler: Lanczos, Version" in by_factor
-    by_size = result_of(GenerationRequest(prompt="p", width=512, height=512, hires=hires))
+    sized = dataclasses.replace(hires, scale=None)
+    by_size = result_of(GenerationRequest(prompt="p", width=512, height=512, hires=sized))
     assert "Hires resize: 1024x768, Hires steps: 7" in compose(by_size, 0)
-    stated = dataclasses.replace(by_size, extra={"Hires upscale": 1.5})
-    assert "Hires upscale: 1.5" in compose(stated, 0)
-    assert "Hires resize" not in compose(stated, 0)
+    assert "Hires upscale:" not in compose(by_size, 0)
+
+
+def test_what_a1111_names_without_a_value() -> None:
+    hires = HiresFix(1024, 768, upscaler="Lanczos", prompt="another", scale=2.0)
+    result = result_of(GenerationRequest(prompt="p", hires=hires))
+    assert "Hires prompt: another" in compose(result, 0)
+    shown = extra_parameters(result, nulls=True)
+    assert list(shown) == [
+        "Denoising strength", "Hires prompt", "Hires negative prompt", "Hires schedule type", "Hires upscale",
+        "Hires upscaler",
+    ]  # fmt: skip
+    assert shown["Hires prompt"] is None
 
 
 def test_what_options_leave_out() -> None:

@@ -168,6 +168,29 @@ def test_a_latent_mask_is_for_the_engine() -> None:
     assert np.array_equal(made.finish(noise(64, 64, 9))[:, 32:], image[:, 32:])
 
 
+def test_the_mask_and_what_is_under_it_on_request() -> None:
+    image, mask = noise(64, 48), spot(64, 48, (10, 10, 30, 30))
+    made = plan([image], mask, 64, 48, 0, Inpainting(0, 0, full_res=False))
+    painted = np.full((48, 64, 3), 77, np.uint8)
+    assert made.beside(painted, 0, mask=False, composite=False) == []
+    shown, under = made.beside(painted, 0, mask=True, composite=True)
+    assert np.array_equal(shown, np.repeat(mask[:, :, None], 3, axis=2))
+    assert under.shape == (48, 64, 4)
+    assert (under[mask > 0] == (77, 77, 77, 255)).all()
+    assert not under[mask == 0].any()
+
+
+def test_colours_are_corrected_before_the_original_is_laid_over() -> None:
+    image, mask = noise(64, 48), spot(64, 48, (10, 10, 30, 30))
+    made = dataclasses.replace(
+        plan([image], mask, 64, 48, 0, Inpainting(0, 0, fill=1, full_res=False)), colours=(image,)
+    )
+    finished = made.finish(noise(64, 48, 9))
+    assert np.array_equal(finished[mask == 0], image[mask == 0])
+    plain = dataclasses.replace(made, colours=()).finish(noise(64, 48, 9))
+    assert not np.array_equal(finished, plain)
+
+
 @pytest.mark.parametrize(
     ("options", "infotext"),
     [

@@ -61,6 +61,10 @@ def prepare(
         latent_mask=latent_mask,
         upscale=_upscale(options),
     )
+    if options.flag("img2img_color_correction"):
+        plan = replace(plan, colours=plan.images)
+    if not options.flag("overlay_inpaint"):
+        plan = replace(plan, overlays=())
     init = InitImage(
         images=plan.images,
         mask=plan.mask,

@@ -6,6 +6,7 @@ pictures and plans scripts, so it belongs into a lane and not on the event loop.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from service.api.sdapi import img2img, pasting, translate
@@ -37,6 +38,8 @@ class Prepared:
     script: ScriptPlan | None = None
     finish: Callable[[Pixels, int], Pixels] | None = None
     """Turns each image (and its index) into the one to send."""
+    beside: Callable[[Pixels, int], Sequence[Pixels]] | None = None
+    """What is sent after each image (made, its index) without an infotext: masks."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     """Sentences for the client."""
@@ -53,6 +56,10 @@ class Prepared:
         composed = Composed((), tuple(results)) if self.script is None else self.script.compose(results)
         if self.finish is None:
             return composed
+        beside = self.beside
+        if beside is not None:
+            more = [tuple(beside(image, n) for n, image in enumerate(one.images)) for one in composed.results]
+            composed = replace(composed, beside=tuple(each for one in more for each in one))
         return replace(composed, results=tuple(_finished(one, self.finish) for one in composed.results))
 
     def nothing(self, catalogue: Catalogue) -> GenerationResult:
@@ -96,10 +103,13 @@ def prepare(
     if missing := styles.missing(body.styles or ()):
         remarks.append(f"Styles not found: {', '.join(missing)}")
     encoding = encoding_of(options)
-    finish, extra, echo = None, {}, body
+    finish, beside, extra, echo = None, None, {}, body
     if isinstance(body, Img2ImgBody):
         generation, plan = img2img.prepare(body, options, settings, styles, claim)
         finish, extra = plan.finish, dict(plan.infotext)
+        with_mask, with_composite = options.flag("return_mask"), options.flag("return_mask_composite")
+        if plan.shown_mask is not None and (with_mask or with_composite):
+            beside = partial(plan.beside, mask=with_mask, composite=with_composite)
         remarks += [plan.comment] if plan.comment else []
         if not body.include_init_images:
             echo = body.model_copy(update={"init_images": None, "mask": None})
@@ -117,6 +127,7 @@ def prepare(
         generation,
         script,
         finish,
+        beside,
         {**extra, **script.extra} if script else extra,
         tuple(remarks),
         overrides if overrides and body.override_settings_restore_afterwards is False else None,

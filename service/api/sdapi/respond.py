@@ -3,14 +3,14 @@
 It costs milliseconds that neither the event loop nor the device should wait for, so it runs in a lane.
 """
 
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
-from service.api.sdapi.options import Options
+from service.api.sdapi.options import DEFAULTS, Options
 from service.api.sdapi.prepared import Prepared
 from service.api.sdapi.saving import save, save_grid
 from service.api.sdapi.schemas import Img2ImgBody
@@ -36,8 +36,13 @@ VERSION = "v1.10.1"
 
 def encode(prepared: Prepared, result: GenerationResult) -> tuple[list[str], list[str]]:
     """The images as base64, and the infotext of each."""
-    extra = {**sampling(result.request), **prepared.extra}
-    return encode_all(result, prepared.encoding, _infotext_options(prepared.options), extra)
+    result = _told(prepared, result)
+    return encode_all(result, prepared.encoding, _infotext_options(prepared.options), prepared.extra)
+
+
+def _told(prepared: Prepared, result: GenerationResult) -> GenerationResult:
+    """``result`` with what its sampler was told among its infotext entries."""
+    return replace(result, extra={**sampling(result.request, prepared.options), **result.extra})
 
 
 _ANSWER_BYTES: Final = 7
@@ -75,6 +80,7 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
     """
     sent, options = prepared.body, prepared.options
     images: list[str] = []
+    sending: list[str] = []
     infotexts: list[str] = []
     about: dict[str, Any] = {}
     remarks = list(prepared.remarks)
@@ -84,7 +90,10 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
             about = info(prepared, result, texts)
         else:
             _merge(about, info(prepared, result, texts))
-        images += encoded
+        for image in encoded:
+            beside = composed.beside[len(images)] if composed.beside else ()
+            sending += [image, *(_written(pixels, None, options, "samples_format") for pixels in beside)]
+            images.append(image)
         infotexts += texts
         remarks += [comment for comment in result.comments if comment not in remarks]
     about["infotexts"] = infotexts
@@ -106,7 +115,7 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
         about["index_of_first_image"] = len(grids)
     about["comments"] = remarks
     return {
-        "images": [*grids, *images] if sent.send_images else [],
+        "images": [*grids, *sending] if sent.send_images else [],
         "parameters": sent.model_dump(mode="json"),
         "info": orjson.dumps(about).decode(),
         "infotexts": about["infotexts"],
@@ -150,45 +159,44 @@ def _grid(
 
 
 _OWN_SHAPE: Final = SamplingShape()
-_SHAPE: Final = {
-    "rho": "Schedule rho",
-    "sigma_max": "Schedule max sigma",
-    "sigma_min": "Schedule min sigma",
-    "beta_alpha": "Beta schedule alpha",
-    "beta_beta": "Beta schedule beta",
-    "discard_next_to_last_sigma": "Discard penultimate sigma",
+_UNIPC: Final = {
     "unipc_variant": "UniPC variant",
     "unipc_spacing": "UniPC skip type",
     "unipc_order": "UniPC order",
     "unipc_lower_order_final": "UniPC lower order final",
 }
+_OPTIONS: Final = {
+    "s_churn": "Sigma churn",
+    "s_tmin": "Sigma tmin",
+    "s_tmax": "Sigma tmax",
+    "s_noise": "Sigma noise",
+}
 
 
-def sampling(request: GenerationRequest) -> dict[str, Any]:
-    """Infotext entries for what the sampler was told beyond its own measure, in A1111's words."""
+def sampling(request: GenerationRequest, options: Options) -> dict[str, Any]:
+    """Infotext entries for what the sampler was told beyond its own measure, in A1111's words.
+
+    As there the sigmas are told where they are options, not where they are fields of the request. What UniPC was told
+    is said beyond A1111, so that its pictures can be made again.
+    """
     takes = next((sampler.parameters for sampler in SAMPLERS if sampler.name == request.sampler), ())
     eta = "Eta DDIM" if is_ddim(request.sampler) else "Eta"
     entries: dict[str, Any] = {eta: request.eta} if request.eta is not None else {}
-    for name, key, own in (
-        ("s_churn", "Sigma churn", 0.0),
-        ("s_tmin", "Sigma tmin", 0.0),
-        ("s_tmax", "Sigma tmax", math.inf),
-        ("s_noise", "Sigma noise", 1.0),
-    ):
-        if name in takes and getattr(request, name) != own:
+    for name, key in _OPTIONS.items():
+        if name in takes and options.number(name) != DEFAULTS[name]:
             entries[key] = getattr(request, name)
-    if request.s_min_uncond:
-        entries["NGMS"] = request.s_min_uncond
+    if request.sampler != "UniPC":
+        return entries
     return entries | {
         key: getattr(request.shape, name)
-        for name, key in _SHAPE.items()
+        for name, key in _UNIPC.items()
         if getattr(request.shape, name) != getattr(_OWN_SHAPE, name)
     }
 
 
 def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> dict[str, Any]:
     """The object behind the ``info`` string, keys in A1111's order."""
-    extra = {**sampling(result.request), **prepared.extra}
+    result = _told(prepared, result)
     request = result.request
     count = len(result.images)
     strength = (
@@ -223,10 +231,7 @@ def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> 
         "seed_resize_from_w": request.seed_resize_from[0] if request.seed_resize_from else -1,
         "seed_resize_from_h": request.seed_resize_from[1] if request.seed_resize_from else -1,
         "denoising_strength": strength,
-        "extra_generation_params": {
-            "Schedule type": result.scheduler,
-            **infotext.extra_parameters(result, extra),
-        },
+        "extra_generation_params": infotext.extra_parameters(result, prepared.extra, nulls=True),
         "index_of_first_image": 0,
         "infotexts": infotexts,
         "styles": [],

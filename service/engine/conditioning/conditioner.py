@@ -183,7 +183,15 @@ class Conditioner:
 
         cond = [[(timeline(part.text), part.weight) for part in each] for each in parts]
         uncond = [timeline(prompt, negative=True) for prompt in negative_prompts]
-        used = tuple(dict.fromkeys(name for text in encoded.values() for name in text.embeddings))
+        texts = (
+            [entry.text for each in parts for part in each for entry in schedules[part.text]],
+            [entry.text for prompt in negative_prompts for entry in schedules[prompt]],
+        )
+        used = tuple(
+            name
+            for each in texts
+            for name in dict.fromkeys(n for text in each for n in encoded[text].embeddings)
+        )
         empty = torch.cat(encode_once("").chunks) if padding == "empty" else None
         return Conditioning(cond, uncond, used, padding, empty)
 

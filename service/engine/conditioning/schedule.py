@@ -100,7 +100,7 @@ class Conditioning:
     uncond: Sequence[Timeline]
     """For each image its negative prompt."""
     embeddings: tuple[str, ...] = ()
-    """The textual inversions that the prompts use, for the infotext."""
+    """The textual inversions that the prompts use, then those of the negative prompts, for the infotext."""
     padding: Padding = "none"
     empty: torch.Tensor | None = None
     """The states (77, D) of an empty text, for padding with them."""

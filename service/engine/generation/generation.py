@@ -128,7 +128,9 @@ class Generation:
         if hashes := self._models.network_hashes:
             extra["Lora hashes"] = hashes
         if self._passes.embeddings:
-            extra["TI hashes"] = ", ".join(f"{n}: {digits}" for n, digits in self._passes.embeddings.items())
+            extra["TI hashes"] = ", ".join(
+                f"{name}: {self._models.embedding_hash(name)}" for name in self._passes.embeddings
+            )
         return GenerationResult(
             images=tuple(images),
             request=request,

@@ -84,8 +84,8 @@ class Passes:
         self._token = token
         self._reporter = reporter
         self._skips = token.skips
-        self.embeddings: dict[str, str] = {}
-        """Hashes of the textual inversions that prompts used, by name."""
+        self.embeddings: list[str] = []
+        """The textual inversions that were used, once for the prompt and once for the negative prompt, as in A1111."""
         self.remarks: dict[str, object] = {}
         """What the infotext tells of how it was done, in A1111's words."""
 
@@ -225,8 +225,9 @@ class Passes:
             ),
             self._token.raise_if_cancelled,
         )
-        for name in conditioning.embeddings:
-            self.embeddings.setdefault(name, self._models.embedding_hash(name))
+        if not self.embeddings:
+            self.embeddings += conditioning.embeddings
+        self.embeddings += [name for name in conditioning.embeddings if name not in self.embeddings]
         return conditioning
 
     def _refiner(self, plan: PassPlan, batch: Batch) -> tuple[Refine, ...]:

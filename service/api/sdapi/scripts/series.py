@@ -18,6 +18,8 @@ class Composed:
 
     grids: tuple[Pixels, ...]
     results: tuple[GenerationResult, ...]
+    beside: tuple[Sequence[Pixels], ...] = ()
+    """For each image of the results those that follow it without an infotext; none at all: ()."""
 
 
 def _as_they_are(results: Sequence[GenerationResult]) -> Composed:

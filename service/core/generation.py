@@ -60,7 +60,8 @@ class HiresFix:
     steps: int = 0
     crop_to: tuple[int, int] | None = None
     scale: float | None = None
-    """The factor that width and height come from, where they do; for the infotext."""
+    resize: tuple[int, int] | None = None
+    """What width and height come from: a factor, or sides of which one may be 0 (as is fit). For the infotext."""
     sampler: str | None = None
     scheduler: str | None = None
     prompt: str | None = None

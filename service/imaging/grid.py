@@ -95,8 +95,9 @@ def annotate(
     left = cell_width * 3 // 4 if any(caption.text for captions in rows for caption in captions) else 0
     tops = [_Block(captions, cell_width, None, font_size) for captions in columns]
     sides = [_Block(captions, left, cell_height, font_size) for captions in rows]
+    # As high as A1111's: the highest text and half a line above and below.
     top = max(block.height for block in tops)
-    top += font_size if top else 0
+    top += font_size // 2 * 2 if top else 0
     _check((width + left, height + top), max_pixels)
     sheet = Image.new("RGB", (width + left, height + top), background)
     sheet.paste(Image.fromarray(grid[:, :, :3]), (left, top))
@@ -130,7 +131,8 @@ class _Block:
 
     def __init__(self, captions: Sequence[Caption], width: int, height: int | None, font_size: int) -> None:
         self._lines: list[tuple[str, bool]] = []
-        self._line_height = 0
+        self._gap = font_size // 2
+        self._heights: list[int] = []
         while True:
             font = ImageFont.load_default(font_size)
             room = width - font_size // 2  # neighbours must not touch
@@ -138,7 +140,7 @@ class _Block:
             self._lines = [
                 (line, c.active) for c in captions if c.text for line in _wrapped(c.text, font, width)
             ]
-            self._line_height = font_size + font_size // 2
+            self._heights = [_height(line, font) for line, _ in self._lines]
             fits = all(font.getlength(line) <= room for line, _ in self._lines)
             if font_size <= _SMALLEST_FONT or (fits and (height is None or self.height <= height)):
                 return
@@ -147,20 +149,24 @@ class _Block:
     @property
     def height(self) -> int:
         """Pixels from the top of the first line to the bottom of the last."""
-        return self._line_height * len(self._lines)
+        return sum(self._heights) + self._gap * max(0, len(self._lines) - 1)
 
     def draw(self, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
         """Write the lines centred about (``x``, ``y``)."""
-        line_y = y - self.height // 2 + self._line_height // 2
-        for text, active in self._lines:
-            colour = ACTIVE if active else INACTIVE
-            draw.text((x, line_y), text, fill=colour, font=self._font, anchor="mm")
+        top = y - self.height // 2
+        for (text, active), height in zip(self._lines, self._heights, strict=True):
+            colour, middle = ACTIVE if active else INACTIVE, top + height // 2
+            draw.text((x, middle), text, fill=colour, font=self._font, anchor="mm")
             if not active:
                 reach = self._font.getlength(text) / 2
-                draw.line(
-                    (x - reach, line_y, x + reach, line_y), fill=colour, width=max(1, self._line_height // 16)
-                )
-            line_y += self._line_height
+                draw.line((x - reach, middle, x + reach, middle), fill=colour, width=max(1, height // 8))
+            top += height + self._gap
+
+
+def _height(text: str, font: _Font) -> int:
+    """Of a line's letters, in pixels."""
+    _, top, _, bottom = font.getbbox(text)
+    return round(bottom - top)
 
 
 def _wrapped(text: str, font: _Font, width: int) -> list[str]:

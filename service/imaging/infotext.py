@@ -60,8 +60,6 @@ class InfotextOptions:
     model_hash: bool = True
     vae_name: bool = True
     vae_hash: bool = True
-    rng: str = "CPU"
-    """Where the noise comes from; "GPU" is the default that goes unsaid."""
 
 
 DEFAULT_OPTIONS: Final = InfotextOptions()
@@ -125,7 +123,7 @@ def parameters(
         "Token merging ratio": request.token_merging or None,
         "Token merging ratio hr": (request.hires.token_merging or None) if request.hires else None,
         "Init image hash": None,
-        "RNG": options.rng if options.rng != "GPU" else None,
+        "RNG": request.noise_source if request.noise_source != "GPU" else None,
         "Tiling": "True" if request.tiling else None,
         "Emphasis": request.emphasis if request.emphasis != "Original" else None,
     }
@@ -195,7 +193,7 @@ def _of_hires(result: GenerationResult) -> dict[str, Any]:
     """What the request says of the second pass."""
     request, hires = result.request, result.request.hires
     assert hires is not None
-    asked = hires.crop_to or (hires.width, hires.height)
+    asked = hires.resize or hires.crop_to or (hires.width, hires.height)
     own = hires.scheduler if hires.scheduler not in (None, request.scheduler) else None
     return {
         "Denoising strength": hires.denoising_strength,

@@ -31,9 +31,11 @@ def result_of(request: GenerationRequest, **changes: Any) -> GenerationResult:
 
 def test_the_example_of_a1111() -> None:
     result = result_of(
-        GenerationRequest(prompt="a cat", negative_prompt="blurry", seed=123, sampler="Euler a")
+        GenerationRequest(
+            prompt="a cat", negative_prompt="blurry", seed=123, sampler="Euler a", noise_source="GPU"
+        )
     )
-    assert compose(result, 0, InfotextOptions(rng="GPU")) == (
+    assert compose(result, 0, InfotextOptions()) == (
         "a cat\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 123, Size: 512x512, "

@@ -170,7 +170,7 @@ def _did(body: ExtrasBody) -> str:
     if body.resize_mode == 1:
         said["Postprocess upscale to"] = f"{body.upscaling_resize_w}x{body.upscaling_resize_h}"
     else:
-        said["Postprocess upscale by"] = f"{body.upscaling_resize:g}"
+        said["Postprocess upscale by"] = body.upscaling_resize
     said["Postprocess upscaler"] = body.upscaler_1
     if body.upscaler_2 != NONE and body.extras_upscaler_2_visibility > 0:
         said["Postprocess upscaler 2"] = body.upscaler_2

@@ -190,13 +190,13 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, options: Options, settin
             1
         ].label
     checkpoint = body.hr_checkpoint_name
+    resize = (_or(body.hr_resize_x, 0), _or(body.hr_resize_y, 0))
     return HiresFix(
         width=width,
         height=height,
         crop_to=crop,
-        scale=None
-        if max(_or(body.hr_resize_x, 0), _or(body.hr_resize_y, 0)) > 0
-        else _or(body.hr_scale, 2.0),
+        scale=None if max(resize) > 0 else _or(body.hr_scale, 2.0),
+        resize=resize if max(resize) > 0 else None,
         denoising_strength=_or(body.denoising_strength, 0.75),
         upscaler=body.hr_upscaler or "Latent",
         steps=_or(body.hr_second_pass_steps, 0),

@@ -80,4 +80,4 @@ async def extra_batch_images(body: ExtraBatchBody, context: ContextDep, task: Ta
 
 
 def _html(did: str) -> str:
-    return f"<div class='infotext'><p>{html.escape(did)}</p></div>"
+    return f"<p>{html.escape(did)}</p>"

@@ -41,7 +41,7 @@ def plan(request: GenerationRequest, arguments: Arguments, settings: Settings) -
         one = with_prompts(
             request, request.prompt if negative else text, text if negative else request.negative_prompt
         )
-        one = replace(one, batch_count=1, batch_size=1)
+        one = replace(one, batch_count=1, batch_size=1, subseed=request.subseed + combination)
         requests.append(replace(one, seed=request.seed + combination) if different_seeds else one)
 
     def compose(results: Sequence[GenerationResult]) -> Composed:

@@ -21,7 +21,7 @@ from service.catalogue.layouts import UNET, VAE, Layout, configuration, identify
 from service.catalogue.weights import TensorEntry, read_header
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import EncodingCache
-from service.engine.device import Device
+from service.engine.device import MAIN_MEMORY, Device
 from service.engine.families.stable_diffusion import Prediction, StableDiffusion
 from service.engine.samplers.schedules import training_sigmas, zero_terminal_snr
 from service.engine.weights import ldm, loading
@@ -58,7 +58,7 @@ def _alphas_cumprod(path: Path, entries: Mapping[str, TensorEntry]) -> Tensor | 
     name = "alphas_cumprod"
     if name not in entries or len(entries[name].shape) != 1:
         return None
-    [(_, alphas)] = read_tensors(path, torch.float32, torch.device("cpu"), lambda each: each == name)
+    [(_, alphas)] = read_tensors(path, MAIN_MEMORY, lambda each: each == name)
     return zero_terminal_snr(alphas) if "ztsnr" in entries else alphas
 
 

@@ -22,7 +22,8 @@ class Stage(IntEnum):
     WORK = 3  # on the GPU
     REFUSED = 4  # turned away by the pod, holds nothing of it
     ROUTING = 5  # a handle of Ray Serve has a replica for it, and is about to find out
-    DONE = 6
+    FRONT = 6  # waits in the front, for its turn or for another attempt
+    DONE = 7
 
 
 class Request:
@@ -31,6 +32,7 @@ class Request:
     __slots__ = (
         "activator",
         "arrived",
+        "attempts",
         "cold",
         "deadline",
         "number",
@@ -51,6 +53,7 @@ class Request:
         self.service = service
         self.cold = cold  # no pod was ready when it came
         self.activator = -1  # −1: came past the activators
+        self.attempts = 0  # times that a front sent it
         self.place: Place | None = None
         self.pod: Pod | None = None
         self.stage = Stage.ACTIVATOR

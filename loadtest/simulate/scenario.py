@@ -242,6 +242,14 @@ class RayServe(BaseModel):
         return self
 
 
+class FrontSettings(_Section):
+    """A front before the fleet: ``SD_UPSTREAM_CONCURRENCY``, ``SD_QUEUE_SIZE``, ``SD_UPSTREAM_TRIES``."""
+
+    concurrency: int = Field(4, ge=1)
+    queue_size: int = Field(100, ge=0)
+    tries: int = Field(10, ge=1)
+
+
 class Cost(_Section):
     """Money: what a GPU costs an hour, and whether pods or whole nodes are billed."""
 
@@ -262,6 +270,7 @@ class Scenario(_Section):
     pods: Pods
     cluster: Cluster
     autoscaling: Autoscaling = Autoscaling()
+    front: FrontSettings | None = None  # none: clients reach the fleet itself
     ray: RayServe = RayServe()
     cost: Cost = Cost()
     tail: Seconds = 0.0  # simulated on after the last answer

@@ -1,4 +1,4 @@
-"""Why the seed's run took 252 s: draws causes at random and keeps those whose runs look like it.
+"""Why the run of Alibaba Cloud's guide took 252 s: draws causes at random and keeps those whose runs look like it.
 
 ``python -m loadtest.simulate.search`` is approximate Bayesian computation by rejection (Tavaré et al. 1997; Pritchard
 et al. 1999): each hypothesis says how requests reach pods and which cold starts and service times are plausible; from
@@ -19,7 +19,7 @@ from rich.table import Table
 from loadtest.simulate.results import Results, run
 from loadtest.simulate.scenario import Scenario, parse
 
-SEED_RUN = {
+GUIDE_RUN = {
     "total": 252.17,
     "fastest": 9.94,
     "average": 23.97,
@@ -28,7 +28,7 @@ SEED_RUN = {
     "p95": 61.50,
     "slowest": 62.42,
 }
-"""``hey -n 50 -c 5`` as the seed reports it, in seconds."""
+"""``hey -n 50 -c 5`` as Alibaba Cloud's guide to Stable Diffusion on ACK Knative reports it, in seconds."""
 
 TOLERANCE = {"total": 0.10, "fastest": 0.20, "average": 0.20, "p50": 0.20, "p90": 0.20}
 """How far a run may be off and still count; P95 and slowest are two or three requests and only shown."""
@@ -62,7 +62,7 @@ class Hypothesis:
         return {k: round(float(v), 2) for k, v in unknown.items()}
 
     def scenario(self, unknown: Draw) -> Scenario:
-        """The seed's command against this hypothesis with these unknowns."""
+        """The guide's command against this hypothesis with these unknowns."""
         low = unknown["shortest image"]
         time: dict[str, Any] | float = low
         if self.spread:
@@ -112,7 +112,7 @@ HYPOTHESES = (
 
 
 def observed(results: Results) -> dict[str, float]:
-    """The figures of a run that the seed's report has."""
+    """The figures of a run that the guide's report has."""
     return {
         "total": results.total_seconds,
         "fastest": results.fastest,
@@ -125,11 +125,11 @@ def observed(results: Results) -> dict[str, float]:
 
 
 def misfit(results: Results) -> float:
-    """The worst deviation from the seed's run in units of its tolerance; at most 1 for a run that counts."""
+    """The worst deviation from the guide's run in units of its tolerance; at most 1 for a run that counts."""
     if results.answered < results.issued:
         return float("inf")
     got = observed(results)
-    return max(abs(got[k] / SEED_RUN[k] - 1) / TOLERANCE[k] for k in TOLERANCE)
+    return max(abs(got[k] / GUIDE_RUN[k] - 1) / TOLERANCE[k] for k in TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ def examine(hypothesis: Hypothesis, draws: int, seed: int) -> Finding:
 
 def _print(console: Console, findings: list[Finding]) -> None:
     table = Table(
-        "hypothesis", "runs that fit", "best is off by", *SEED_RUN, "images by pod", title_justify="left"
+        "hypothesis", "runs that fit", "best is off by", *GUIDE_RUN, "images by pod", title_justify="left"
     )
-    table.add_row("[b]the seed's report[/b]", "", "", *(f"{v:.1f}" for v in SEED_RUN.values()), "?")
+    table.add_row("[b]the guide's report[/b]", "", "", *(f"{v:.1f}" for v in GUIDE_RUN.values()), "?")
     for f in sorted(findings, key=lambda f: (-len(f.counted) / f.draws, f.best_misfit)):
         table.add_row(
             f.hypothesis.name,
@@ -196,7 +196,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON instead of tables.")] = False,
 ) -> None:
-    """Search for what explains the seed's 252 s."""
+    """Search for what explains the guide's 252 s."""
     findings = [examine(h, draws, seed) for h in HYPOTHESES]
     if not as_json:
         _print(Console(), findings)

@@ -18,6 +18,7 @@ from loadtest.simulate.activator import ConnectionPool, RandomAvailable, Target,
 from loadtest.simulate.arrivals import arrivals
 from loadtest.simulate.breaker import Admission
 from loadtest.simulate.control import Control
+from loadtest.simulate.front import Front
 from loadtest.simulate.pods import Fleet, Pod, Wait
 from loadtest.simulate.requests import OK, Request, Stage, Tally
 from loadtest.simulate.scenario import Closed, Scenario
@@ -63,6 +64,7 @@ class Simulation:
             self._patience, self._timed_out = scenario.service.client_timeout, "client timeout"
         self._cc = scenario.concurrency
         self._handle: Handle | None = None
+        self._front = Front(scenario.front) if scenario.front is not None else None
         self._reporters: list[ConcurrencyReporter] = []
         self._cluster_ip = False
         if scenario.platform == "ray":
@@ -164,6 +166,22 @@ class Simulation:
         if not self._expiring:
             self._expiring = True
             self._later(self._patience, self._expire)
+        if self._front is None:
+            self._enter_fleet(request)
+            return
+        request.stage = Stage.FRONT
+        taken = self._front.offer(request)
+        if taken:
+            self._enter_fleet(request)
+        elif taken is None:
+            request.stage = Stage.REFUSED
+            self._end(request, "503")
+
+    def _enter_fleet(self, request: Request) -> None:
+        """At the fleet's door: for the first time, or once more from the front."""
+        now = self.env.now
+        request.attempts += 1
+        request.stage, request.pod, request.activator, request.place = Stage.ACTIVATOR, None, -1, None
         if self._direct:
             self._send_direct(request)
             return
@@ -286,7 +304,11 @@ class Simulation:
             return
         now = self.env.now
         stage, pod = request.stage, request.pod
-        if self.journal is not None:
+        if self._front is not None and stage is Stage.FRONT:
+            self._end_at_front(request, outcome, now)
+            return
+        again = self._front.pause(request, outcome) if self._front is not None and request.attempts else None
+        if self.journal is not None and again is None:
             self.journal.append((outcome, now, request.number, pod.address if pod else 0))
         if stage is Stage.ACTIVATOR:
             self._throttlers[request.activator].withdraw(request)
@@ -297,7 +319,7 @@ class Simulation:
                 # Knative frees the slot at once; the GPU only notices at its next step.
                 self._later(self.scenario.service.cancel_latency, lambda _: self._free(pod, request.number))
             self._leave_pod(request, pod)
-        request.stage = Stage.DONE
+        request.stage = Stage.DONE if again is None else Stage.FRONT
         if request.activator < 0:
             if pod is not None:
                 pod.stats.leave(now)
@@ -308,7 +330,38 @@ class Simulation:
                 if self._cluster_ip and pod is not None and outcome == OK:
                     self._pools[request.activator].give_back(pod, now)
                 self._throttlers[request.activator].done(request)
+        if again is not None:
+            self._later(again * (0.5 + self._rng_route.random() / 2), lambda _: self._send_again(request))
+            return
+        self._leave_front(request)
         self._count(request, outcome, now)
+
+    def _end_at_front(self, request: Request, outcome: str, now: float) -> None:
+        """A request that waits in the front is given up there: in the queue, or between two attempts."""
+        assert self._front is not None
+        if self.journal is not None:
+            self.journal.append((outcome, now, request.number, 0))
+        request.stage = Stage.DONE
+        if not self._front.withdraw(request):
+            request.attempts = max(1, request.attempts)  # its place was given to it a moment ago
+            self._leave_front(request)
+        self._count(request, outcome, now)
+
+    def _send_again(self, request: Request) -> None:
+        if request.stage is Stage.FRONT:
+            self._enter_fleet(request)
+
+    def _leave_front(self, request: Request) -> None:
+        """``request`` gives its place at the fleet to the one whose turn it is."""
+        if self._front is None or not request.attempts:
+            return
+        successor = self._front.leave()
+        if successor is not None:
+            self._later(0.0, lambda _: self._enter_if_wanted(successor))
+
+    def _enter_if_wanted(self, request: Request) -> None:
+        if request.stage is Stage.FRONT:
+            self._enter_fleet(request)
 
     def _count(self, request: Request, outcome: str, now: float) -> None:
         tally = self.tally

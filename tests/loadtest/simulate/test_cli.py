@@ -136,12 +136,12 @@ def test_the_frontier_holds_what_nothing_beats() -> None:
 
 
 def test_the_shipped_explanation_fits_the_seeds_report() -> None:
-    results = run(load(Path("seed")))
+    results = run(load(Path("guide")))
     assert search.misfit(results) <= 1
     got = search.observed(results)
-    assert got["total"] == pytest.approx(search.SEED_RUN["total"], rel=0.10)
+    assert got["total"] == pytest.approx(search.GUIDE_RUN["total"], rel=0.10)
     for key in ("fastest", "average", "p50", "p90", "p95", "slowest"):
-        assert got[key] == pytest.approx(search.SEED_RUN[key], rel=0.20), key
+        assert got[key] == pytest.approx(search.GUIDE_RUN[key], rel=0.20), key
     assert results.peak_pods == 5
 
 
@@ -149,7 +149,7 @@ def test_balanced_pods_with_equal_images_do_not_explain_it() -> None:
     by_name = {h.name: h for h in search.HYPOTHESES}
     finding = search.examine(by_name["one activator, equal images"], 40, 1)
     assert finding.counted == []
-    assert finding.best.total_seconds < 0.9 * search.SEED_RUN["total"]
+    assert finding.best.total_seconds < 0.9 * search.GUIDE_RUN["total"]
 
 
 def test_the_search_reports() -> None:

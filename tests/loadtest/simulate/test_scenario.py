@@ -119,7 +119,7 @@ def test_every_fault_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("none.yaml", None, ["cannot be read", "seed"]),
+        ("none.yaml", None, ["cannot be read", "guide"]),
         ("text.yaml", b"just text", ["a scenario is a mapping"]),
         ("bad.yaml", b"a: [1", ["neither YAML nor JSON"]),
         ("bad.json", b"{", ["neither YAML nor JSON"]),

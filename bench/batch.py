@@ -61,6 +61,10 @@ class InTurns:
         await self._done.wait()
         return time.perf_counter() - began
 
+    def stop(self) -> None:
+        """The batch has ended, whatever was left of the turn."""
+        self._done.set()
+
     async def row(self, lines: Sequence[Line], folder: Path, memory: Memory) -> None:
         """One row is kept."""
         self._left -= 1
@@ -119,6 +123,7 @@ async def _measure(chosen: argparse.Namespace) -> dict[str, Any]:
                 batch = Batch(folder, requests, Shard(), PictureFolder(folder), 2, {})
                 turns = InTurns(maker)
                 running = asyncio.create_task(carry_out(batch, turns, manifest, bar, turns))
+                running.add_done_callback(lambda _: turns.stop())
                 wall: dict[str, list[float]] = {"batch": [], "loop": []}
                 processor: dict[str, list[float]] = {"batch": [], "loop": []}
                 resident: list[int] = []

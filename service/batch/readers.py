@@ -107,7 +107,18 @@ def _cell(name: str, text: str, where: str) -> Any:
             raise BatchError(f"{where}, column {name}: {stripped[:60]!r} is not JSON: {error}.") from None
     if name == "styles":
         return [stripped]
+    if name in _PLAIN:
+        try:
+            value = json.loads(stripped.lower())
+        except ValueError:
+            return text  # told with the row
+        return value if isinstance(value, int | float) else text
     return text
+
+
+def _plain(fields: Mapping[str, Any]) -> set[str]:
+    kinds = ("int", "float", "bool")
+    return {name for name, field in fields.items() if any(kind in str(field.annotation) for kind in kinds)}
 
 
 def _structured(fields: Mapping[str, Any]) -> set[str]:
@@ -119,3 +130,4 @@ def _structured(fields: Mapping[str, Any]) -> set[str]:
 
 
 _STRUCTURED: Final = _structured(Txt2ImgBody.model_fields) | _structured(Img2ImgBody.model_fields)
+_PLAIN: Final = (_plain(Txt2ImgBody.model_fields) | _plain(Img2ImgBody.model_fields)) - _STRUCTURED

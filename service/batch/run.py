@@ -5,11 +5,10 @@ import contextlib
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from service.batch import files, sheet
 from service.batch.bar import Bar
@@ -78,6 +77,11 @@ async def _make(batch: Batch, maker: Maker, manifest: Manifest, bar: Bar, tracke
     # One writer: lines of two rows never mix, and the tracker sees one at a time.
     writing = asyncio.Lock()
 
+    async def keep(request: Request, started: float, made: Made | RowFailed) -> list[Line]:
+        lines = await asyncio.to_thread(_keep, batch.folder, request, started, made, manifest)
+        await tracker.row(lines, batch.folder, maker.memory)
+        return lines
+
     async def work() -> None:
         for request in waiting:
             started = time.monotonic() - began
@@ -92,8 +96,7 @@ async def _make(batch: Batch, maker: Maker, manifest: Manifest, bar: Bar, tracke
             except ServiceError as error:
                 made = RowFailed(error.detail, error.code)
             async with writing:
-                lines = await _whole(partial(_keep, batch.folder, request, started, made, manifest))
-                await tracker.row(lines, batch.folder, maker.memory)
+                lines = await _whole(keep(request, started, made))
             if isinstance(made, RowFailed):
                 bar.say(f"Row {request.number}: {made}", bad=True)
             bar.row(sum(not line["grid"] for line in lines) if lines[0]["error"] is None else 0)
@@ -107,19 +110,20 @@ async def _make(batch: Batch, maker: Maker, manifest: Manifest, bar: Bar, tracke
                 stopper = group.create_task(_stopped(stop))
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
                 stopper.cancel()
-        except* BatchError as errors:
-            raise errors.exceptions[0] from None
-        except* Interrupted as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            for kind in (Interrupted, BatchError):
+                if (ours := group.subgroup(kind)) is not None:
+                    raise ours.exceptions[0] from None
+            raise
 
 
-async def _whole(work: Callable[[], T]) -> T:
-    """``work()`` in a thread, waited for even when this is cancelled: files are written whole."""
-    thread = asyncio.create_task(asyncio.to_thread(work))
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` gives, waited for even when this is cancelled: files are written whole, and told of."""
+    task = asyncio.create_task(work)
     try:
-        return await asyncio.shield(thread)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await thread
+        await task
         raise
 
 

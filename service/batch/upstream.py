@@ -25,6 +25,7 @@ class Upstream:
     def __init__(self, client: httpx.AsyncClient, patience: float = PATIENCE) -> None:
         self._client = client
         self._patience = patience
+        self._where = client.base_url.copy_with(userinfo=b"")
 
     async def make(self, kind: Kind, body: Mapping[str, Any]) -> Made:
         """Refusals (503, 429, a gateway's 502 and 504) and a broken connection are tried again: seeds are fixed, so
@@ -32,6 +33,10 @@ class Upstream:
         began = time.monotonic()
         response = await self._post(f"/sdapi/v1/{kind}", orjson.dumps(body))
         waited = time.monotonic() - began
+        ours = "X-Error-Code" in response.headers
+        if response.status_code in (401, 403) or (response.status_code in (404, 405) and not ours):
+            # It is not this row: nothing that is asked here would be answered.
+            raise BatchStopped(f"{self._where} doesn't make pictures for us: {_sentence(response)}")
         if response.status_code != 200:
             code = response.headers.get("X-Error-Code") or f"http_{response.status_code}"
             raise RowFailed(_sentence(response), code)
@@ -55,7 +60,7 @@ class Upstream:
                 told = response.headers.get("Retry-After", "")
                 wait = max(pause, float(told)) if told.isdigit() else pause
             if time.monotonic() + wait > deadline:
-                raise BatchStopped(f"{self._client.base_url} can't be reached, or refuses: {why}")
+                raise BatchStopped(f"{self._where} can't be reached, or refuses: {why}")
             await asyncio.sleep(wait)
             pause = min(15.0, 2 * pause)
 

@@ -3,9 +3,13 @@
 import base64
 import hashlib
 import json
+import os
+import pty
+import re
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +304,63 @@ def test_a_service_that_is_away_is_waited_for(tmp_path: Path, rows: Callable[...
         running.kill()
         running.wait()
     assert json.loads((out / "manifest.jsonl").read_text())["seed"] == 1
+
+
+def test_a_service_that_asks_for_a_password(tmp_path: Path, rows: Callable[..., Path]) -> None:
+    path = rows({"prompt": "x", "seed": 1, **SMALL}, {"prompt": "y", "seed": 2, **SMALL})
+    with serve(FakeEngine(), api_auth="me:secret") as live:
+        for who in ("", "me:wrong@"):
+            ended = batch(path, "--out", tmp_path / "out", "--upstream", live.url.replace("//", f"//{who}"))
+            assert ended.returncode == 3
+            assert f"{live.url} doesn't make pictures for us: " in ended.stderr
+            assert "wrong" not in ended.stderr
+        ended = batch(path, "--out", tmp_path / "out", "--upstream", live.url.replace("//", "//me:secret@"))
+        assert ended.returncode == 0, ended.stderr
+        assert len(lines_of(tmp_path / "out")) == 2
+        nowhere = batch(
+            path, "--out", tmp_path / "other", "--upstream", f"{live.url.replace('//', '//me:secret@')}/x"
+        )
+        assert nowhere.returncode == 3
+        assert lines_of(tmp_path / "other") == []
+
+
+def test_one_picture_is_a_batch_of_one(tmp_path: Path, server: LiveServer) -> None:
+    target = tmp_path / "apple.webp"
+    ended = subprocess.run(
+        [sys.executable, "-m", "service", "generate", "a red apple", "-o", target, "--seed", "7", "--steps", "1",
+         "--width", "64", "--height", "64"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    body = {"prompt": "a red apple", "seed": 7, "sampler_name": "Euler a", **SMALL}
+    body["override_settings"] = {"samples_format": "webp"}
+    with server.client() as client:
+        answer = client.post("/sdapi/v1/txt2img", json=body).json()
+    assert base64.b64decode(answer["images"][0]) == target.read_bytes()
+
+
+def test_a_terminal_sees_a_bar(tmp_path: Path, rows: Callable[..., Path]) -> None:
+    """Pictures, pictures a minute and the time that is left, on one line that changes."""
+    path = rows(*({"prompt": "x", "seed": seed, **SMALL} for seed in range(4)))
+    ours, theirs = pty.openpty()
+    with serve(FakeEngine()) as live:
+        running = subprocess.Popen(
+            command(path, "--out", tmp_path / "out", "--upstream", live.url),
+            cwd=ROOT, env=environment(TERM="xterm", COLUMNS="120"), stderr=theirs, stdout=theirs,
+        )  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+        assert running.wait(30) == 0
+        os.close(ours)
+    text = shown.decode()
+    assert re.search(
+        r"4/4 rows 4 pictures, [\d.]+ a minute, 0:00:00 left", re.sub(r"\x1b\[[\d;?]*\w", "", text)
+    )
 
 
 def test_an_address_that_is_none(tmp_path: Path, rows: Callable[..., Path]) -> None:

@@ -44,6 +44,10 @@ def test_csv_means_what_json_means(tmp_path: Path) -> None:
         'b,,,,photo.png,Cinematic,"[1, ""x""]",,\n'
     )
     first, second = read(path)
+    assert first.body == {
+        "prompt": "a cat, red", "steps": 4, "cfg_scale": 6.5, "enable_hr": True, "seed": 7,
+        "override_settings": {"eta_ddim": 0.5},
+    }  # fmt: skip
     body = validated("txt2img", plan([first])[0].body)
     assert (body.prompt, body.steps, body.cfg_scale, body.seed) == ("a cat, red", 4, 6.5, 7)
     assert body.model_dump()["enable_hr"] is True

@@ -6,6 +6,7 @@ seconds each time, a few of one that makes them itself. ``make kills`` has thirt
 
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -67,8 +68,9 @@ def half_written(folder: Path, whole: dict[str, bytes]) -> list[str]:
 
 def disturbed(
     arguments: tuple[object, ...], out: Path, undisturbed: Path, kills: int, seed: int, longest: float
-) -> None:
-    """Kill and resume batches until ``kills`` processes were killed, and compare each with the undisturbed one."""
+) -> int:
+    """Kill and resume batches until ``kills`` processes were killed, and compare each with the undisturbed one; how
+    many batches that were."""
     chance, killed, batches = random.Random(seed), 0, 0
     whole = contents(undisturbed)
     while killed < kills:
@@ -82,6 +84,7 @@ def disturbed(
         began = [line["t"] for line in lines_of(folder)]
         assert began == sorted(began)
         assert not list(folder.rglob("*.part"))
+    return batches
 
 
 @pytest.fixture
@@ -105,7 +108,18 @@ def test_thirty_kills_beside_a_service(rows: Path, tmp_path: Path, server: LiveS
     arguments = (rows, "--upstream", server.url)
     began = time.monotonic()
     assert batch(*arguments, "--out", tmp_path / "undisturbed").returncode == 1
-    disturbed(arguments, tmp_path, tmp_path / "undisturbed", 30, 18, time.monotonic() - began)
+    before = made(server)
+    batches = disturbed(arguments, tmp_path, tmp_path / "undisturbed", 30, 18, time.monotonic() - began)
+    # A kill loses the row in the making (one of them has two pictures), and no other is made again.
+    pictures = len([line for line in lines_of(tmp_path / "undisturbed") if line["file"]])
+    assert made(server) - before <= batches * pictures + 30 * 2
+
+
+def made(server: LiveServer) -> float:
+    """Pictures that the service has made."""
+    with server.client() as client:
+        (line,) = re.findall(r"^sd_images_total (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(line)
 
 
 @pytest.mark.timeout(3600)

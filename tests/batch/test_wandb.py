@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from service.batch.errors import BatchError
 from service.batch.tracking import wanted
 from service.batch.wandb_tracking import overrides
-from tests.batch.conftest import ROOT, SMALL, batch, environment, lines_of
+from tests.batch.conftest import ROOT, SMALL, batch, command, environment, lines_of
 from tests.batch.wandb_files import offline_runs
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, serve
@@ -110,6 +111,38 @@ def test_a_run_that_goes_on_has_the_table_of_all(tmp_path: Path, rows: Callable[
     assert [step["row"] for step in run.history if "row" in step] == [3]
     (logged,) = [step["rows"] for step in run.history if "rows" in step]
     assert logged["nrows"] == 3
+
+
+def test_memory_and_preemption_are_told(tmp_path: Path, rows: Callable[..., Path]) -> None:
+    """SIGTERM in the middle: the run says that it was preempted, and goes on under its id."""
+
+    class Card(FakeEngine):
+        def device_memory(self) -> dict[str, int]:
+            return {"total": 8 << 30, "used": 3 << 30, "allocated": 2 << 30, "reserved": 2 << 30}
+
+    path = rows(*({"prompt": str(number), "seed": number, **SMALL, "steps": 10} for number in range(3)))
+    given = variables(tmp_path / "w", WANDB_RUN_ID="mine")
+    with serve(engine := Card(step_time=0.3)) as live:
+        arguments = (path, "--out", tmp_path / "out", "--upstream", live.url)
+        running = subprocess.Popen(command(*arguments), cwd=ROOT, env=environment(**given))
+        try:
+            deadline = time.monotonic() + 60
+            while not (manifest := tmp_path / "out/manifest.jsonl").exists() or not manifest.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            running.terminate()
+            assert running.wait(60) == 143
+        finally:
+            running.kill()
+            running.wait()
+        engine.step_time = 0.0
+        assert batch(*arguments, variables=given).returncode == 0
+    first, second = offline_runs(tmp_path / "w")
+    assert (first.preempting, first.exit_code, first.run_id) == (True, 143, "mine")
+    assert (second.preempting, second.exit_code, second.run_id) == (False, 0, "mine")
+    steps = [step for run in (first, second) for step in run.history if "row" in step]
+    assert [step["row"] for step in steps] == [1, 2, 3]
+    assert {(step["gpu_memory_used_gib"], step["gpu_memory_total_gib"]) for step in steps} == {(3.0, 8.0)}
 
 
 def test_a_launched_job_reads_its_overrides(tmp_path: Path, rows: Callable[..., Path]) -> None:

@@ -26,6 +26,7 @@ class OfflineRun:
     run_id: str = ""
     sweep_id: str = ""
     exit_code: int | None = None
+    preempting: bool = False
 
     def file(self, path: str) -> Path:
         """A file that the run would upload."""
@@ -61,6 +62,8 @@ def _read(folder: Path) -> OfflineRun:
                     )
             case "artifact":
                 run.artifacts[record.artifact.type] = record.artifact
+            case "preempting":
+                run.preempting = True
             case "exit":
                 run.exit_code = record.exit.exit_code
     return run

@@ -64,7 +64,7 @@ class SharedTasks:
                 ("DEL", f"{PREFIX}ended:{name}"),
             ]
             if name in self._ended:  # it may not have been written yet that it has ended
-                queries.insert(0, ("DEL", f"{PREFIX}task:{name}"))
+                queries.insert(0, ("DEL", f"{PREFIX}task:{name}", f"{PREFIX}preview:{name}"))
             try:
                 taken = (await self._link.ask(_WHAT, *queries))[-2] is None
             except StateUnavailable:
@@ -209,7 +209,7 @@ class SharedTasks:
 
     async def preview(self, task_id: str) -> Preview | None:
         """The last preview of a task under way; None while Redis is away and it is another front's."""
-        if task_id in self._own:
+        if task_id in self._own or task_id in self._ended:
             return self._previews.get(task_id)
         with contextlib.suppress(StateUnavailable):
             (value,) = await self._link.ask("That preview", ("GET", f"{PREFIX}preview:{task_id}"))

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from typing import Any
 
 import structlog
 
@@ -48,8 +47,3 @@ def configure(settings: Settings) -> None:
     logging.getLogger("uvicorn.error").setLevel("ERROR")
     for name in ("httpx", "httpcore", "PIL", "matplotlib", "filelock", "asyncio"):
         logging.getLogger(name).setLevel("WARNING")
-
-
-def bind(**values: Any) -> None:
-    """Put ``values`` on every log line of the running request."""
-    structlog.contextvars.bind_contextvars(**values)

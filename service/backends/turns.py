@@ -9,13 +9,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from service.core.cancel import CancelToken
 from service.core.errors import QueueFull
-
-NOBODY: Final = ""
-"""The client of those that cannot be told apart."""
 
 
 class Turn:

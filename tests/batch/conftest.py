@@ -26,6 +26,7 @@ def environment(**more: str) -> dict[str, str]:
     return {
         **kept,
         "OMP_NUM_THREADS": "1",
+        "WANDB_ERROR_REPORTING": "false",  # tests talk to nobody
         "SD_CPU_THREADS": "1",
         "SD_WARMUP_SIZE": "64",
         "SD_WARMUP_STEPS": "1",

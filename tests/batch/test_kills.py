@@ -29,7 +29,7 @@ from tests.batch.conftest import (
 from tests.live import LiveServer, serve
 
 ROWS = 20
-LONG = int(os.environ.get("SD_TEST_KILLS", "3"))
+LONG = int(os.environ.get("SD_TEST_KILLS", "2"))
 
 
 def kill_until_done(arguments: tuple[object, ...], chance: random.Random, longest: float, most: int) -> int:

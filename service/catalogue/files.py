@@ -77,7 +77,11 @@ def identity(path: Path) -> str:
 
 
 class RecentlyUsed(Generic[T]):
-    """Things kept by key up to ``capacity`` bytes; the least recently used leave first, the newest always stays."""
+    """Things kept by key up to ``capacity`` bytes; the least recently used leave first, the newest always stays.
+
+    Not cachetools' ``LRUCache``: that refuses what is larger than its capacity, and here a network that is needed now
+    is kept whatever its size.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

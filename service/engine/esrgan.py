@@ -3,6 +3,8 @@
 Wang et al. 2018, arXiv:1809.00219; Wang et al. 2021, arXiv:2107.10833. Which of them a file holds, its scale and its
 size follow from the shapes of its tensors. Two names for RRDBNet's layers are in use, that of the paper's first code
 (``model.1.sub.0.RDB1.conv1.0``) and that of BasicSR (``body.0.rdb1.conv1``).
+
+Not spandrel, which reads many more kinds: it needs torchvision, which would tie the lock to one build of PyTorch.
 """
 
 import re

@@ -2,6 +2,8 @@
 
 A client that sends no cookie has no session: what it sets holds for the whole process, as in A1111. Only sessions
 that set an option are kept; an id alone costs nothing, so that any number of clients may be given one.
+
+Not cachetools' ``TTLCache``: a session lives on with each request, and is bounded by number and bytes at once.
 """
 
 import re

@@ -38,7 +38,7 @@ class EncodingCache:
     """Least recently used texts leave once ``capacity`` bytes are exceeded; 0 keeps nothing.
 
     ``on_hit`` and ``on_miss`` are called once for each look-up (for metrics). Not for several threads at
-    once.
+    once. cachetools' ``LRUCache`` would count and evict as well, and be one more import on the way to readiness.
     """
 
     capacity: int = 64 * 2**20

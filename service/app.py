@@ -115,6 +115,8 @@ def create_app(
             budget,
             lanes,
         )
+        if page is not None:
+            context.on_drained.append(page.finish)
         contexts.attach(app, context)
         await board.start()
         if isinstance(backend, RemoteBackend):

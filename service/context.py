@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -42,6 +42,8 @@ class Context:
     """Ends this process as a platform would: what runs and waits is finished first."""
 
     aborting: bool = False
+    on_drained: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """Called when all work is answered: whoever keeps connections open that have no end of their own ends them."""
 
     async def drain(self, grace: float) -> None:
         """Stop taking work and let what runs and waits finish and be sent; after ``grace`` seconds cancel it."""
@@ -52,6 +54,8 @@ class Context:
         except TimeoutError:
             self.abort()
             await self._idle()
+        for farewell in self.on_drained:
+            await farewell()
 
     async def _idle(self) -> None:
         await self.tasks.wait_empty()

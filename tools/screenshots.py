@@ -72,10 +72,12 @@ def prepare(page: Page, tab: str, made: Path) -> None:
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
         assert box is not None
+        page.locator("#inpaint-picture [data-brush]").fill("120")
         x, y, width, height = box["x"], box["y"], box["width"], box["height"]
-        page.mouse.move(x + width * 0.3, y + height * 0.12)
+        page.mouse.move(x + width * 0.35, y + height * 0.45)
         page.mouse.down()
-        page.mouse.move(x + width * 0.7, y + height * 0.12, steps=8)
+        for across, down in ((0.65, 0.45), (0.65, 0.6), (0.35, 0.6), (0.5, 0.5)):
+            page.mouse.move(x + width * across, y + height * down, steps=6)
         page.mouse.up()
     if tab in ("img2img", "inpaint"):
         page.locator(f"#{tab}-prompt textarea").fill("a pretty cat on a red background")

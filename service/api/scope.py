@@ -16,6 +16,9 @@ KIND: Final = "sd.kind"
 LOG: Final = "sd.log"
 """Fields for its line in the log; by ``admission``."""
 
+QUIET: Final = "sd.quiet"
+"""True for what deserves neither a line in the log nor a count; by who serves it."""
+
 SESSION: Final = "sd.session"
 """The session id that the client sent; by ``middleware.session``; absent where it sent none."""
 

@@ -243,7 +243,8 @@ def _told(name: str, data: dict[str, Any], seconds: float) -> News | None:
     match name:
         case "queued":
             position = int(data.get("position", 0))
-            return Waiting("queue", seconds, position) if position else Drawing(0.0)
+            # At position 0 it is its turn, and a device is fetched: where that takes long, one is being started.
+            return Waiting("queue" if position else "sent", seconds, position)
         case "started":
             return Drawing(0.0)
         case "progress":

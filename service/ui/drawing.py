@@ -77,8 +77,8 @@ def img2img(t: Texts) -> Panel:
         with gr.Column(elem_classes="sd-prompts"):
             controls = control.prompts(t, "img2img")
             buttons = _buttons(t, "img2img")
-        with gr.Column(elem_classes="sd-settings"):
             picture_box("img2img")
+        with gr.Column(elem_classes="sd-settings"):
             control.from_picture(t, controls)
             control.settings(t, controls, drawn_from=True)
         panel = Panel("img2img", "img2img", controls, _result(t, "img2img", buttons), [_carrier()])
@@ -92,8 +92,8 @@ def inpaint(t: Texts) -> Panel:
         with gr.Column(elem_classes="sd-prompts"):
             controls = control.prompts(t, "inpaint")
             buttons = _buttons(t, "inpaint")
-        with gr.Column(elem_classes="sd-settings"):
             picture_box("inpaint", mask=True)
+        with gr.Column(elem_classes="sd-settings"):
             control.masked(t, controls)
             control.from_picture(t, controls)
             control.settings(t, controls, drawn_from=True)

@@ -83,7 +83,7 @@ def _live(what: str, percent: int | None, details: str, preview: str | None, alt
 def done(count: int, took: float, drawn: Drawn, say: Words, *, interrupted: bool) -> str:
     """The end of it: how many, how long, who drew."""
     what = say("live.interrupted") if interrupted else say("live.done", count=count)
-    details = [say("live.took", time=f"{took:.1f} s" if took < 10 else seconds(took))]
+    details = [say("live.took", time=f"{max(took, 0.1):.1f} s" if took < 10 else seconds(took))]
     if drawn.served_by:
         details.append(say("live.by", pod=drawn.served_by))
     if drawn.cold_start:

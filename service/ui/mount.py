@@ -8,16 +8,18 @@ origins out (``api.middleware``).
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs
 
 import orjson
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Before Gradio is imported: it asks for its newest version and counts its users unless it is told not to.
@@ -26,6 +28,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
 
+from service.api.scope import QUIET
 from service.ui import fragments
 from service.ui.client import Api
 from service.ui.page import Page
@@ -40,6 +43,9 @@ _GRADIO: Final = re.compile(
 _OWN: Final = re.compile(
     r"/page/(page\.(?:js|css)|mark\.svg|status|words/([a-z]{2})\.json|pictures/([\w-]+)/[\w.-]+)"
 )
+
+_LAST_NEWS: Final = 5.0
+"""Seconds that open tabs get for the last pictures when the service ends."""
 
 MOST_BYTES: Final = 64_000_000
 """Of a body: two pictures as base64, and the fields."""
@@ -93,6 +99,8 @@ class PageApp:
             theme=blocks.theme,
             favicon_path=str(_STATIC / "mark.svg"),
         )
+        mounted = [route.app for route in self._host.routes if isinstance(route, Mount)]
+        self._gradio = next(app for app in mounted if isinstance(app, gr.routes.App))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -108,7 +116,15 @@ class PageApp:
         """End the streams of all open tabs: a server that waits for its connections would wait for them in vain."""
         self._blocks.is_running = False
         self._blocks._queue.close()  # type: ignore[no-untyped-call]
-        self._blocks.app.stop_event.set()
+        self._gradio.stop_event.set()
+
+    async def finish(self) -> None:
+        """The service has answered all it will answer: bring that to the open tabs, then :meth:`stop`."""
+        until = time.monotonic() + _LAST_NEWS
+        while any(visitor.runs for visitor in self.visitors) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # for the pictures, to be sent
+        self.stop()
 
     @staticmethod
     def serves(scope: Scope) -> bool:
@@ -238,7 +254,9 @@ class PageBefore:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        target: Callable[[Scope, Receive, Send], Awaitable[Any]] = (
-            self._page if PageApp.serves(scope) else self.app
-        )
-        await target(scope, receive, send)
+        if not PageApp.serves(scope):
+            await self.app(scope, receive, send)
+            return
+        # Dozens of files a visit, and connections as long as visits: no measure of how the service fares.
+        scope[QUIET] = True
+        await self._page(scope, receive, send)

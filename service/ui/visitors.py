@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -182,8 +182,8 @@ class Visitors:
         self._visitors: OrderedDict[str, Visitor] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
 
-    def __len__(self) -> int:
-        return len(self._visitors)
+    def __iter__(self) -> Iterator[Visitor]:
+        return iter(tuple(self._visitors.values()))
 
     def of(self, session: str, authorization: str | None) -> Visitor:
         """The visitor of ``session``, made at their first question."""

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from service.ui.words import NAMES
+from service.core.errors import ServiceError
+from service.ui.words import NAMES, words
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, serve
 from tests.ui.conftest import AXE, PageServer, Seen, Visit
@@ -148,9 +149,7 @@ def test_a_service_without_the_page_imports_none_of_it() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
-)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_serious(live: LiveServer, visit: Visit, width: int, scheme: str) -> None:
     if not AXE.exists():
         pytest.fail("axe-core is missing: make browser-tools")
@@ -241,6 +240,14 @@ def test_every_language_says_everything() -> None:
         for key, sentence in said.items():
             places = {part.split("}")[0] for part in english[key].split("{")[1:]}
             assert {part.split("}")[0] for part in sentence.split("{")[1:]} == places, (code, key)
+
+
+def test_every_error_of_the_service_has_a_sentence() -> None:
+    def codes(kind: type[ServiceError]) -> set[str]:
+        return {kind.code}.union(*map(codes, kind.__subclasses__()))
+
+    missing = {code for code in codes(ServiceError) if words("en").get(f"problem.{code}") is None}
+    assert missing == set()
 
 
 def test_too_much_is_not_taken(live: LiveServer) -> None:

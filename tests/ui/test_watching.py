@@ -1,17 +1,25 @@
 """What the page tells while something waits, runs, fails and comes back. Timing alone: the engine is a fake."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
 from service.core.errors import OutOfMemory
 from tests.fakes import OTHER, FakeEngine
-from tests.live import LiveServer, free_port, serve
+from tests.front.queue_proxy import QueueProxy
+from tests.live import LiveServer, free_port, serve, serve_here
 from tests.ui.conftest import PageServer, Seen, Visit
 
 
@@ -96,6 +104,29 @@ def test_a_server_that_loads_is_waited_for(visit: Visit) -> None:
         expect(seen.find("#sd-checkpoint input")).to_have_value("fake.safetensors [0123456789]")
 
 
+def test_the_page_of_a_front_tells_that_a_gpu_is_started(apart: PageServer, visit: Visit) -> None:
+    """A front, and behind it a platform whose pod comes late: it is said, then the picture is drawn."""
+    engine, pods = FakeEngine(gate=threading.Semaphore(0)), list[int]()
+    with (
+        serve_here(engine, pod_name="pod") as pod,
+        QueueProxy(lambda: pods) as proxy,
+        serve_here(None, pod_name="front", upstream={"default": proxy.url}) as front,
+        apart(front.url) as url,
+    ):
+        seen = visit(url)
+        seen.draw(steps=4)
+        expect(seen.live()).to_have_text(re.compile(r"Starting a GPU, \d+ s"))
+        pods.append(pod.port)
+        let(engine, 2)
+        bar(seen, 50)
+        seen.find("#txt2img-interrupt").click()
+        expect(seen.live()).to_have_text("Interrupted: this is as far as it got")
+        expect(seen.pictures()).to_have_count(1)
+        expect(seen.find("#txt2img-live .sd-details")).to_contain_text("drawn by pod")
+        seen.tab("fleet")
+        expect(seen.find("#fleet-board")).to_contain_text("Services behind this front")
+
+
 def test_an_error_is_a_sentence_with_its_cure(live: LiveServer, engine: FakeEngine, visit: Visit) -> None:
     engine.fail_with = lambda request: OutOfMemory("512×512 need 3 GB, and 2 are free.")
     seen = visit(live.url)
@@ -139,6 +170,37 @@ def test_the_page_itself_goes_and_comes_back(visit: Visit) -> None:
         expect(seen.find("#sd-status")).to_contain_text("Ready")
         seen.draw(steps=2)
         seen.done()
+
+
+def test_a_stopped_server_finishes_the_picture_and_leaves(visit: Visit) -> None:
+    """An open page is an open connection: a server that waited for it would wait for its grace."""
+    port = free_port()
+    environment = {**os.environ, "SD_UI": "true", "SD_LOG_LEVEL": "ERROR", "SD_DRAIN_TIMEOUT": "300"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", str(port)], env=environment
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: httpx.get(f"{address}/readyz").status_code == 200)
+        seen = visit(address)
+        seen.allowed = ("ERR_", "Failed to fetch", "network error")
+        seen.draw(steps=150)
+        expect(seen.find("#txt2img-live .sd-preview")).to_be_visible()
+        process.send_signal(signal.SIGTERM)
+        seen.done()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        with suppress(httpx.HTTPError):
+            if condition():
+                return
+        time.sleep(0.1)
+    pytest.fail("it did not come")
 
 
 def test_two_browsers_have_options_of_their_own(live: LiveServer, engine: FakeEngine, visit: Visit) -> None:

@@ -82,7 +82,7 @@ class Access:
                 raise
             await response_to(scope, mistake(error))(scope, receive, send_with_headers)
         finally:
-            if scope["path"] not in _QUIET:
+            if scope["path"] not in _QUIET and not scope.get(scopes.QUIET):
                 self._metrics.http_done(scope.get(scopes.KIND, "other"), scope["method"], status)
                 log.info(
                     "request",

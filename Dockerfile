@@ -7,7 +7,7 @@
 # PIP_ARGS         more options for pip, for networks of their own: an index, a folder of wheels, a certificate
 # MODEL            a checkpoint to put into the image, as for `python -m service fetch`; serve it with
 #                  SD_MODEL=/models/checkpoints/NAME. None by default: weights belong on a volume.
-# EXTRAS           extras of pyproject.toml to add, separated by spaces: batch (W&B), launch-agent, ray, ui (the page) …
+# EXTRAS           extras of pyproject.toml to add, separated by spaces: batch (W&B), launch-agent, ray
 # COMPILER         any value adds what SD_COMPILE=true needs at run time (torch.compile): Triton, 0.7 GB, and a C compiler
 ARG BASE=python:3.11-slim
 ARG VARIANT=cuda

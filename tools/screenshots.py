@@ -68,11 +68,11 @@ def prepare(page: Page, tab: str, made: Path) -> None:
         page.locator(f"#{tab}-picture input[type=file]").set_input_files(made)
         expect(page.locator(f"#{tab}-picture .sd-stage")).to_be_visible()
     if tab == "inpaint":
+        page.locator("#inpaint-picture [data-brush]").fill("120")
         canvas = page.locator("#inpaint-picture canvas")
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
         assert box is not None
-        page.locator("#inpaint-picture [data-brush]").fill("120")
         x, y, width, height = box["x"], box["y"], box["width"], box["height"]
         page.mouse.move(x + width * 0.35, y + height * 0.45)
         page.mouse.down()

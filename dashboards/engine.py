@@ -14,6 +14,7 @@ COLOURS = {
     "loading": "blue",
     "ready": "green",
     "busy": "dark-green",
+    "asleep": "purple",
     "draining": "orange",
     "failed": "red",
 }

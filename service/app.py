@@ -32,7 +32,7 @@ from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.routes import DIALECT as SDAPI
 from service.api.sdapi.styles import StyleBook
 from service.backends.engine import Engine
-from service.backends.local import LocalBackend
+from service.backends.local import Idle, LocalBackend
 from service.backends.port import Backend
 from service.backends.remote import RemoteBackend
 from service.backends.wire import from_plain, to_plain
@@ -99,7 +99,13 @@ def create_app(
             backend = _front(settings, lifecycle, metrics, store)
         else:
             make = make_engine or _diffusers_engine(settings, metrics)
-            backend = LocalBackend(make, lifecycle, metrics, settings.queue_size)
+            backend = LocalBackend(
+                make,
+                lifecycle,
+                metrics,
+                settings.queue_size,
+                Idle(settings.idle_sleep, settings.idle_unload),
+            )
         board = Board(tasks, store, lanes, shared=bool(settings.state_url))
         styles = StyleBook.read(settings.models_dir)
         context = Context(

@@ -25,7 +25,7 @@ LATENCY_BUCKETS: Final = (
 
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 COLD_START_PARTS: Final = ("imports", "weights", "warm_up", "total")
-STATES: Final = ("starting", "loading", "ready", "busy", "draining", "failed")
+STATES: Final = ("starting", "loading", "ready", "busy", "asleep", "draining", "failed")
 ENDPOINTS: Final = ("txt2img", "img2img", "generate", "extras", "interrogate", "job", "other")
 """Kinds of request; "job" is one that a front sent, everything that makes no image is "other"."""
 METHODS: Final = ("GET", "POST", "HEAD", "OPTIONS", "other")
@@ -33,6 +33,8 @@ OUTCOMES: Final = (
     "ok", "bad_request", "queue_full", "memory_full", "draining", "not_ready", "deadline", "cancelled", "out_of_memory",
     "device_lost", "error",
 )  # fmt: skip
+PLAN_KINDS: Final[tuple[str, ...]] = ("plan_limit", "plan_base", "plan_at_load", "plan_peak", "measured_peak")
+"""Of the memory plan, among the kinds of :meth:`service.backends.port.Backend.memory`."""
 CACHES: Final = ("conditioning", "checkpoint")
 STATE_ERRORS: Final = ("unreachable", "refused", "garbage")
 CLOSED: Final = ("malformed", "large_head", "slow_head", "slow_body", "slow_client", "too_many")
@@ -145,6 +147,12 @@ class Metrics:
             ["kind"],
             registry=one,
         )
+        self.weights_asleep = Gauge(
+            "sd_weights_asleep",
+            "1 for where the weights wait while nobody asks for images (SD_IDLE_SLEEP, SD_IDLE_UNLOAD).",
+            ["where"],
+            registry=one,
+        )
         self.sessions = Gauge("sd_sessions", "Sessions that are kept.", registry=one)
         self.files_left_out = Gauge(
             "sd_files_left_out",
@@ -180,6 +188,7 @@ class Metrics:
             self.budget_refused.labels(kind)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
+        self.set_asleep(None)
         for to in ("ready", "not_ready"):
             self.state_changes.labels(to)
         for endpoint in ("txt2img", "img2img", "generate"):
@@ -238,6 +247,11 @@ class Metrics:
         for name in STATES:
             self.state.labels(name).set(1 if name == state else 0)
 
+    def set_asleep(self, where: str | None) -> None:
+        """Where the weights wait ("memory", "disk"); None if they are on the device."""
+        for each in ("memory", "disk"):
+            self.weights_asleep.labels(each).set(1 if each == where else 0)
+
     def set_ready(self, ready: bool) -> None:
         """Readiness as the probe answers it; counts the changes."""
         if ready != self._ready:
@@ -250,7 +264,7 @@ class Metrics:
         self.model_info.labels(model, short_hash, device, dtype).set(1)
 
     def watch_device_memory(self, read: Callable[[], dict[str, int]]) -> None:
-        """Export ``sd_gpu_memory_bytes{kind}`` from ``read`` at each scrape; an empty answer exports nothing."""
+        """Export ``sd_gpu_memory_bytes`` and ``sd_memory_plan_bytes`` from ``read`` at each scrape."""
         self.registry.register(_DeviceMemory(read))
 
     def watch_budget(self, budget: Budget) -> None:
@@ -286,6 +300,18 @@ class _DeviceMemory(Collector):
 
     def collect(self) -> Iterator[Metric]:
         values = self._read()
+        plan: dict[str, int] = {kind: values[kind] for kind in PLAN_KINDS if kind in values}
+        if plan:
+            family = GaugeMetricFamily(
+                "sd_memory_plan_bytes",
+                "Memory plan: the limit, what is taken before any weight, the peak that was planned at load, and "
+                "those of the latest request as planned and as measured (device memory; on a CPU main memory).",
+                labels=["kind"],
+            )
+            for kind, value in plan.items():
+                family.add_metric([kind], value)
+            yield family
+        values = {kind: value for kind, value in values.items() if kind not in PLAN_KINDS}
         if values:
             family = GaugeMetricFamily(
                 "sd_gpu_memory_bytes",

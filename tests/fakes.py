@@ -44,6 +44,8 @@ class FakeEngine:
     load_error: Exception | None = None
     fail_with: Callable[[GenerationRequest], Exception | None] = lambda request: None
     load_gate: threading.Event | None = None
+    check_with: Callable[[GenerationRequest], Exception | None] = lambda request: None
+    slept: list[str] = field(default_factory=list)
     on_device: int = 0
     most_on_device: int = 0
     served: list[GenerationRequest] = field(default_factory=list)
@@ -134,6 +136,16 @@ class FakeEngine:
     def _image(self, request: GenerationRequest, index: int) -> Pixels:
         colour = np.array([request.seed_of(index) >> shift & 255 for shift in (0, 8, 16)], np.uint8)
         return np.broadcast_to(colour, (request.height, request.width, 3)).copy()
+
+    def check(self, request: GenerationRequest) -> None:
+        """Whatever fits not fails with :attr:`check_with`."""
+        if (error := self.check_with(request)) is not None:
+            raise error
+
+    def sleep(self) -> str:
+        """Count."""
+        self.slept.append("memory")
+        return "memory"
 
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Repeat pixels."""

@@ -26,6 +26,9 @@ class Engine(Protocol):
     ) -> GenerationResult:
         """Make the images of ``request``; looks at ``token`` before each sampler step and after each decode."""
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raise ``OutOfMemory`` if ``request`` cannot fit. Touches no device; one of those under "What there is"."""
+
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge one image to exactly width × height with an upscaler by its name."""
 
@@ -37,6 +40,10 @@ class Engine(Protocol):
 
     def unload(self) -> None:
         """Give back the memory of all checkpoints; the next request loads what it needs."""
+
+    def sleep(self) -> str:
+        """Have the weights leave the device until the next request; where they are then: "memory" or "disk"."""
+        ...
 
     def refresh(self) -> None:
         """Look at the models folder again: checkpoints, VAEs, LoRAs, embeddings and upscalers."""

@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from service.backends.engine import Engine
-from service.backends.perform import perform
+from service.backends.perform import check, perform
 from service.catalogue.catalogue import Catalogue
 from service.core.errors import DeviceLost, ModelLoadError, ServiceError
 from service.core.events import Progress, Queued, Started
@@ -28,6 +29,28 @@ RETRY_DELAYS: Final = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 """Seconds before a failed load is tried again; the last one for ever. A volume or a registry may come back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Seconds without work after which the weights leave the device, and after which they leave memory; 0: never."""
+
+    sleep: float = 0.0
+    unload: float = 0.0
+
+
+NEVER: Final = Idle()
+
+_WHERE: Final = {"memory": "in main memory", "disk": "on the disk"}
+
+
+def _sleep(engine: Engine) -> str:
+    return engine.sleep()
+
+
+def _unload(engine: Engine) -> str:
+    engine.unload()
+    return "disk"
+
+
 class LocalBackend:
     """See :class:`service.backends.port.Backend`. Runs jobs on an engine of this process, one at a time.
 
@@ -35,7 +58,12 @@ class LocalBackend:
     """
 
     def __init__(
-        self, make_engine: Callable[[], Engine], lifecycle: Lifecycle, metrics: Metrics, queue_size: int
+        self,
+        make_engine: Callable[[], Engine],
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        queue_size: int,
+        idle: Idle = NEVER,
     ) -> None:
         self._make_engine = make_engine
         self._lifecycle = lifecycle
@@ -48,10 +76,44 @@ class LocalBackend:
         self._holding: set[asyncio.Task[Any]] = set()
         metrics.queue_limit.set(queue_size)
         self._slot = Slot(queue_size, self._slot_changed)
+        self._idle = idle
+        self._timers: list[asyncio.TimerHandle] = []
 
     def _slot_changed(self, busy: bool, waiting: int) -> None:
         self._metrics.queue_depth.set(waiting)
         self._lifecycle.busy(busy)
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+        if busy:
+            self._metrics.set_asleep(None)
+        else:
+            self._rest()
+
+    # --- idle ----------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """Nothing is to be done: let the weights leave after a while."""
+        loop = asyncio.get_running_loop()
+        for seconds, work in ((self._idle.sleep, _sleep), (self._idle.unload, _unload)):
+            if seconds:
+                self._timers.append(loop.call_later(seconds, self._leave, work))
+
+    def _leave(self, work: Callable[[Engine], str]) -> None:
+        if self._engine is not None and not self._slot.busy:
+            # In the engine's thread: a request that comes meanwhile runs after it.
+            going = asyncio.get_running_loop().run_in_executor(self._worker, work, self._engine)
+            going.add_done_callback(self._left)
+
+    def _left(self, going: "asyncio.Future[str]") -> None:
+        if going.cancelled():
+            return
+        if (error := going.exception()) is not None:
+            log.error("the weights could not leave the device", error=str(error))
+        elif not self._slot.busy:
+            self._metrics.set_asleep(going.result())
+            self._lifecycle.asleep(_WHERE[going.result()])
+            log.info("asleep", weights=going.result())
 
     # --- getting ready -------------------------------------------------------------------------------
 
@@ -103,6 +165,7 @@ class LocalBackend:
         self._in_use(catalogue.default.name, catalogue.default.short_hash)
         if self._lifecycle.state is State.LOADING:
             self._lifecycle.ready()
+            self._rest()
         log.info(
             "ready",
             model=catalogue.default.title,
@@ -159,6 +222,7 @@ class LocalBackend:
     async def run(self, job: Job[R], task: Task) -> R:
         """Run ``job`` in its turn: wait for the device, hold it until the engine has let go, give it back."""
         self._lifecycle.raise_unless_accepting()
+        check(self._require(), job)
         place = self._slot.enter(task.token, lambda position: task.publish(Queued(position)))
         # The device is held by a task of its own: whatever becomes of the caller (a proxy that went away, a
         # cancelled response), the permit returns when the engine's thread is done and not before.
@@ -229,4 +293,6 @@ class LocalBackend:
         """End the worker thread; a load that is under way is not waited for."""
         if self._loading is not None:
             self._loading.cancel()
+        for timer in self._timers:
+            timer.cancel()
         self._worker.shutdown(wait=False, cancel_futures=True)

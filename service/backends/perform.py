@@ -49,6 +49,18 @@ def perform(engine: Engine, job: Job[Any], token: CancelToken, sink: ProgressSin
             raise ServiceError(f"There is no way to run a {type(job).__name__} here.")
 
 
+def check(engine: Engine, job: Job[Any]) -> None:
+    """Raise ``OutOfMemory`` where a job cannot fit on the device, before it waits for it; in any thread."""
+    match job:
+        case Generate():
+            engine.check(job.request)
+        case Series():
+            for request in job.requests:
+                engine.check(request)
+        case _:
+            pass
+
+
 def _series(
     engine: Engine, requests: tuple[GenerationRequest, ...], token: CancelToken, sink: ProgressSink
 ) -> tuple[GenerationResult, ...]:

@@ -90,6 +90,11 @@ class RecentlyUsed(Generic[T]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(size for _, size in self._kept.values())
+
     def get(self, key: str, make: Callable[[], T], size: Callable[[T], int]) -> T:
         """The thing under ``key``, made where it is not there (any more)."""
         if key in self._kept:

@@ -4,6 +4,9 @@
 
     STARTING ──> LOADING ──> READY <──> BUSY
         │           │          │         │
+        │           │       │  ∧         │
+        │           │       v  │         │
+        │           │      ASLEEP ──────>┤        (the weights have left the device; a request wakes them)
         └───────────┴──> FAILED│         │        (any state but DRAINING can fail)
                                └─────────┴──> DRAINING ──> exit
 
@@ -26,6 +29,7 @@ class State(Enum):
     LOADING = "loading"
     READY = "ready"
     BUSY = "busy"
+    ASLEEP = "asleep"
     DRAINING = "draining"
     FAILED = "failed"
 
@@ -33,11 +37,16 @@ class State(Enum):
 _NEXT: Final = {
     State.STARTING: {State.LOADING, State.FAILED, State.DRAINING},
     State.LOADING: {State.READY, State.FAILED, State.DRAINING},
-    State.READY: {State.BUSY, State.FAILED, State.DRAINING},
+    State.READY: {State.BUSY, State.ASLEEP, State.FAILED, State.DRAINING},
     State.BUSY: {State.READY, State.FAILED, State.DRAINING},
+    State.ASLEEP: {State.READY, State.BUSY, State.FAILED, State.DRAINING},
     State.DRAINING: set[State](),
     State.FAILED: {State.LOADING, State.DRAINING},
 }
+
+
+SERVING: Final = (State.READY, State.BUSY, State.ASLEEP)
+"""States in which a request for images is taken."""
 
 
 class InvalidTransition(RuntimeError):
@@ -75,7 +84,7 @@ class Lifecycle:
     @property
     def accepts_work(self) -> bool:
         """True when a request for images would be taken now."""
-        return self._state in (State.READY, State.BUSY)
+        return self._state in SERVING
 
     def _move(self, state: State, reason: str) -> None:
         if state is self._state:
@@ -98,8 +107,13 @@ class Lifecycle:
 
     def busy(self, busy: bool) -> None:
         """A request took the device or gave it back. Ignored while draining or failed."""
-        if self._state in (State.READY, State.BUSY):
+        if self._state in SERVING and (busy or self._state is not State.ASLEEP):
             self._move(State.BUSY if busy else State.READY, "Making an image." if busy else "Ready.")
+
+    def asleep(self, where: str) -> None:
+        """The weights have left the device; ``where`` they are. Ignored unless nothing was to be done."""
+        if self._state in (State.READY, State.ASLEEP):
+            self._move(State.ASLEEP, f"Asleep: the weights are {where}, the next request brings them back.")
 
     def fail(self, error: ServiceError) -> None:
         """The process cannot make images; ``error`` says why and what to do."""
@@ -123,7 +137,7 @@ class Lifecycle:
     def raise_unless_accepting(self) -> None:
         """Raise what a request for images is answered with in the present state, if it cannot be taken."""
         match self._state:
-            case State.READY | State.BUSY:
+            case State.READY | State.BUSY | State.ASLEEP:
                 return
             case State.DRAINING:
                 raise Draining(

@@ -74,3 +74,7 @@ class DeviceInfo:
     device: str
     dtype: str
     total_memory: int = 0
+    plan: str = ""
+    """The memory plan in a sentence, made at load."""
+    measures: tuple[str, ...] = ()
+    """Measures against too little memory that the plan has chosen."""

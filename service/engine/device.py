@@ -1,6 +1,8 @@
 """The device and its memory: what to run on, in which precision, how much there is, and what its failures mean."""
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +10,8 @@ import torch
 
 from service import main_memory
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
-from service.gpu_slice import read_gpu_slice
+from service.plan.measures import Measure, Measures
+from service.plan.platform import CUDA_CONTEXT, slice_of
 from service.settings import Settings
 
 GIB: Final = 1024**3
@@ -113,12 +116,37 @@ def _limit(settings: Settings, kind: str) -> int:
     if settings.gpu_memory_gib is not None:
         limit = int(settings.gpu_memory_gib * GIB)
     else:
-        shared = read_gpu_slice()
-        limit = int(shared.gib * GIB) if shared else total
+        shared = slice_of()
+        limit = int(shared[0] * GIB) if shared else total
     if limit < total:
-        # Where the driver does not isolate slices, only the process itself can keep to its own.
-        torch.cuda.set_per_process_memory_fraction(limit / total)
+        # Where the driver does not isolate slices, only the process itself can keep to its own. The context is beside
+        # the allocator and inside the slice: without leaving it room, the libraries find none for their handles.
+        torch.cuda.set_per_process_memory_fraction(max(limit - CUDA_CONTEXT, limit // 4) / total)
     return min(limit, total)
+
+
+def settle(device: Device, measures: Measures) -> None:
+    """Before any weight: the allocator's and the libraries' settings, and then the libraries' handles and workspaces.
+
+    Made later, in a slice that images have filled, they fail with ``CUBLAS_STATUS_NOT_INITIALIZED``, after which the
+    context cannot be used again.
+    """
+    if not device.is_cuda:
+        return
+    if Measure.SMALL_WORKSPACES in measures:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "1024")
+    if Measure.EXPANDABLE_SEGMENTS in measures:
+        with suppress(AttributeError, RuntimeError, ValueError):  # private, and not on every platform
+            torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    with torch.inference_mode():
+        for dtype in {device.dtype, torch.float32}:
+            square = torch.ones(64, 64, device=device.torch_device, dtype=dtype)
+            torch.addmm(square[0], square, square)  # cuBLASLt
+            torch.matmul(square, square)  # cuBLAS
+            image = square.view(1, 1, 64, 64)
+            torch.nn.functional.conv2d(image, image[:, :, :3, :3])  # cuDNN
+        torch.cuda.synchronize(device.torch_device)
 
 
 def explain(error: BaseException, device: Device | None, what: str) -> ServiceError | None:

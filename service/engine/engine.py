@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,16 +23,19 @@ from service.core.records import (
     CheckpointInfo,
     DeviceInfo,
 )
-from service.engine import attention, device
+from service.engine import attention, device, measures
 from service.engine.captioner import Captioner
 from service.engine.conditioning import EncodingCache
 from service.engine.families.model import Model
 from service.engine.families.protocol import TextOptions
 from service.engine.generation.generation import Generation
+from service.engine.headroom import Headroom
 from service.engine.shelves.library import Library
 from service.engine.weights import loading, single_file
 from service.engine.weights.ahead import ReadAhead
 from service.engine.weights.tensors import read_tensors
+from service.plan.measures import in_order
+from service.plan.report import line
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -57,6 +61,7 @@ class DiffusersEngine:
         self._library: Library | None = None
         self._captioner: Captioner | None = None
         self._ahead = ahead
+        self._headroom: Headroom | None = None
         self._on_cache = on_cache or (lambda cache, hit: None)
         self.conditioning_cache = EncodingCache()
         self.conditioning_cache.on_hit = partial(self._on_cache, "conditioning", True)
@@ -70,19 +75,35 @@ class DiffusersEngine:
         self._device = device.choose(self._settings)
         path = locate(self._settings)
         on_news(f"Reading {path.name}.")
+        self._headroom = Headroom(self._device, self._settings)
         self._library = Library(
-            path, self._settings, self._device, self._load, partial(self._on_cache, "checkpoint")
+            path,
+            self._settings,
+            self._device,
+            self._load,
+            partial(self._on_cache, "checkpoint"),
+            self._headroom,
         )
         try:
+            self._plan(self._library, self._headroom)
             model = self._library.get(None)
         finally:
             if self._ahead is not None:
                 self._ahead.close()
                 self._ahead = None
+        self._headroom.settle(self._library.resident_bytes)
         read = time.perf_counter()
         on_news("Making the warm-up image.", part="weights", seconds=read - began)
         self._warm_up(model)
         on_news("Ready.", part="warm_up", seconds=time.perf_counter() - read)
+
+    def _plan(self, library: Library, headroom: Headroom) -> None:
+        """Make the plan before any weight is read, and what has to be made in an empty device."""
+        default = library.catalogue.default
+        plan = headroom.at_load(default.filename, default.title)
+        assert self._device is not None
+        device.settle(self._device, plan.measures)
+        library.reserved = plan.activations if plan.fits else 0
 
     def _warm_up(self, model: Model) -> None:
         """One image: kernels are chosen, memory is reserved, and a broken checkpoint shows itself."""
@@ -137,15 +158,52 @@ class DiffusersEngine:
         if request.hires is not None:
             what += f", then {request.hires.width}×{request.hires.height}"
 
+        library, headroom = self._require(), self._headroom
+        assert headroom is not None
+        token.raise_if_cancelled()
+        paths = self._paths(request)
+        plan = headroom.check(request, paths, self._vae_bytes(request, paths[0]))
+        if plan.measures - headroom.always:
+            log.info(
+                "measures for one request", size=what, measures=[str(m) for m in in_order(plan.measures)]
+            )
+
         def work() -> GenerationResult:
-            token.raise_if_cancelled()
-            with self._require().request(request, self._enlarge) as models:
+            library.make_room(paths, plan.activations)
+            with headroom.measured(plan), library.request(request, self._enlarge, plan.measures) as models:
                 return Generation(request, models, token, sink).run()
 
-        return self._guarded(work, f"An image of {what}")
+        try:
+            return self._guarded(work, f"An image of {what}")
+        finally:
+            headroom.settle(library.resident_bytes)
+
+    def _paths(self, request: GenerationRequest) -> list[str]:
+        """The checkpoints that a request uses, its own first. Raises ``UnknownName``."""
+        catalogue = self._require().catalogue
+        hires = request.hires and request.hires.checkpoint
+        own = catalogue.find(request.checkpoint) if request.checkpoint else catalogue.default
+        return [own.filename, *(catalogue.find(n).filename for n in (hires, request.refiner_checkpoint) if n)]
+
+    def _vae_bytes(self, request: GenerationRequest, path: str) -> int:
+        """Bytes of a VAE that the request wants beside the checkpoint's own."""
+        if self._device is None or self._headroom is None or request.vae is None:
+            return 0
+        return self._headroom.architecture(path).size(["vae"], self._device.dtype.itemsize)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raise ``OutOfMemory`` if the plan says that the images of ``request`` cannot be made here."""
+        if self._headroom is None or self._library is None:
+            return
+        paths = self._paths(request)
+        # Headers that were not read yet are not read here, on the event loop: the engine's thread will.
+        if all(self._headroom.knows(path) for path in paths):
+            self._headroom.check(request, paths, self._vae_bytes(request, paths[0]))
 
     def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
         """Enlarge one image to exactly width × height."""
+        if self._headroom is not None:
+            self._headroom.check_upscale(width, height)
         return self._guarded(
             lambda: self._enlarge(image, upscaler, width, height, token), f"Enlarging to {width}×{height}"
         )
@@ -212,8 +270,14 @@ class DiffusersEngine:
         load = loading.load_folder if path.is_dir() else single_file.load_file
 
         def work() -> Model:
-            model = load(path, info, chosen, self.conditioning_cache, self._ahead or read_tensors)
+            headroom = self._headroom
+            first = chosen
+            if headroom is not None and headroom.loads_in_main_memory:
+                first = replace(chosen, torch_device=torch.device("cpu"))
+            model = load(path, info, first, self.conditioning_cache, self._ahead or read_tensors)
             attention.tune(model, chosen, self._settings)
+            if headroom is not None:
+                measures.settle(model, chosen.torch_device, chosen.dtype, headroom.always, self._settings)
             return model
 
         try:
@@ -235,11 +299,27 @@ class DiffusersEngine:
     def unload(self) -> None:
         """Give back the memory of all checkpoints; the next request loads what it needs."""
         self.conditioning_cache.clear()
-        self._require().unload()
+        library = self._require()
+        library.unload()
+        if self._headroom is not None:
+            self._headroom.settle(library.resident_bytes)
+
+    def sleep(self) -> str:
+        """Have the weights leave the GPU; where they are then: "memory", or "disk" if main memory has no room."""
+        library = self._require()
+        self.conditioning_cache.clear()
+        if library.device.is_cuda and library.sleep():
+            return "memory"
+        if library.device.is_cuda:
+            self.unload()
+            return "disk"
+        return "memory"
 
     def refresh(self) -> None:
         """Look at the models folder again: checkpoints, VAEs, LoRAs, embeddings and upscalers."""
         self._require().refresh()
+        if self._headroom is not None:
+            self._headroom.forget()
 
     # --- what there is -------------------------------------------------------------------------------
 
@@ -256,8 +336,16 @@ class DiffusersEngine:
         )
 
     def _device_info(self, chosen: device.Device) -> DeviceInfo:
-        return DeviceInfo(chosen.torch_device.type, chosen.dtype_name, chosen.memory_limit)
+        plan = self._headroom.plan if self._headroom else None
+        return DeviceInfo(
+            chosen.torch_device.type,
+            chosen.dtype_name,
+            chosen.memory_limit,
+            "" if plan is None else line(plan),
+            () if plan is None else tuple(str(measure) for measure in in_order(plan.measures)),
+        )
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes by kind; empty on a CPU."""
-        return self._device.memory() if self._device else {}
+        """Bytes by kind: the device's (none on a CPU), and the memory plan's."""
+        own = self._device.memory() if self._device else {}
+        return own | (self._headroom.numbers() if self._headroom else {})

@@ -6,6 +6,7 @@ No model's code knows of them: a VAE's tiles are diffusers' own, the UNet is cal
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from service.plan.measures import Measure, Measures
 from service.plan.planner import SLICE, TILES
+from service.settings import Settings
 
 OVERLAP: Final = 0.25
 """Share of a VAE's tile that it has in common with its neighbour."""
@@ -177,6 +179,26 @@ def _tile(stack: ExitStack, vae: Any, side: int) -> None:
 
 # --- which networks are on the device ------------------------------------------------------------------
 
+
+def settle(
+    model: Any, device: torch.device, compute: torch.dtype, measures: Measures, settings: Settings
+) -> None:
+    """A model that was just read: its weights in 8 bits where that is wanted, and each network where it belongs."""
+    if Measure.FP8_WEIGHTS in measures:
+        store_in_8_bits(model.network, compute)
+    if device.type == "cpu":
+        return  # there is nowhere else to be
+    model.conditioner.encoders = tuple(replace(each, device=device) for each in model.conditioner.encoders)
+    model.residence = Residence(model.modules, device, hooked=not settings.compile)
+
+
+def rule(measures: Measures) -> str:
+    """The rule of :class:`Residence` under these measures."""
+    if Measure.MODEL_OFFLOAD in measures:
+        return "turns"
+    return "text" if Measure.TEXT_OFFLOAD in measures else "all"
+
+
 TEXT: Final = ("text_encoder", "text_encoder_2")
 NETWORK: Final = ("unet",)
 VAE: Final = ("vae",)
@@ -189,12 +211,21 @@ class Residence:
     all off ("turns"). Weights that were changed in place (LoRA) move as they are.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], device: torch.device) -> None:
+    def __init__(self, modules: dict[str, nn.Module], device: torch.device, *, hooked: bool = True) -> None:
+        """``hooked``: each network but the VAE has itself brought to the device when it is called."""
         self._modules = modules
-        self._device = device
+        self.device = device
         self._homes: dict[str, list[Tensor]] = {}
-        self._off: set[str] = set()
+        self._off = {
+            name
+            for name, module in modules.items()
+            if any(tensor.device.type != device.type for tensor in module.parameters())
+        }
         self.rule = "all"
+        for name, module in modules.items():
+            if hooked and name not in VAE:
+                group = TEXT if name in TEXT else (name,)
+                module.register_forward_pre_hook(lambda module, given, group=group: self.use(group))
 
     @property
     def asleep(self) -> bool:
@@ -212,6 +243,11 @@ class Residence:
             if name in wanted or self.rule == "all" or (self.rule == "text" and name not in TEXT):
                 self._move_on(name)
 
+    def wake(self) -> None:
+        """On the device what the rule wants there before anything is used."""
+        if self.rule != "turns":
+            self.use(() if self.rule == "text" else tuple(self._modules))
+
     def sleep(self) -> None:
         """Everything off the device."""
         for name in self._modules:
@@ -227,14 +263,14 @@ class Residence:
         tensors = self._tensors(name)
         homes = self._homes.get(name)
         if homes is None:
-            pinned = self._device.type == "cuda"
+            pinned = self.device.type == "cuda"
             homes = self._homes[name] = [
                 torch.empty_like(tensor, device="cpu", pin_memory=pinned) for tensor in tensors
             ]
         for tensor, home in zip(tensors, homes, strict=True):
             home.copy_(tensor.data, non_blocking=True)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         for tensor, home in zip(tensors, homes, strict=True):
             tensor.data = home
         self._off.add(name)
@@ -244,5 +280,5 @@ class Residence:
             return
         for tensor in self._tensors(name):
             # A copy even where the device is a CPU: the home stays what it was.
-            tensor.data = tensor.data.to(self._device, non_blocking=True, copy=True)
+            tensor.data = tensor.data.to(self.device, non_blocking=True, copy=True)
         self._off.discard(name)

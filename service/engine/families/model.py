@@ -15,6 +15,7 @@ from service.core.records import CheckpointInfo
 from service.engine.conditioning import Conditioner, Conditioning
 from service.engine.families import autoencoder
 from service.engine.families.protocol import TextOptions, Told
+from service.engine.measures import VAE, Residence
 from service.engine.samplers.schedules import Walk, walk
 
 
@@ -36,6 +37,8 @@ class Model(ABC):
     vae_name: str | None = None
     """Set where a request chose a VAE other than the checkpoint's own; ``vae_hash`` with it."""
     vae_hash: str | None = None
+    residence: Residence | None = None
+    """Which networks are on the device, where that may change."""
 
     @property
     @abstractmethod
@@ -59,6 +62,8 @@ class Model(ABC):
     @property
     def device(self) -> torch.device:
         """Where latents live."""
+        if self.residence is not None:
+            return self.residence.device
         return next(iter(self.vae.parameters())).device
 
     @property
@@ -84,6 +89,10 @@ class Model(ABC):
         """Move all networks."""
         for module in self.modules.values():
             module.to(device)
+
+    def _use(self, names: Sequence[str]) -> None:
+        if self.residence is not None:
+            self.residence.use(names)
 
     def condition(
         self,
@@ -121,14 +130,17 @@ class Model(ABC):
 
         ``noise`` draws for the autoencoder's distribution, image by image; without it its mean is taken.
         """
+        self._use(VAE)
         return autoencoder.encode(self.vae, images, noise)
 
     def decode(self, latents: Tensor, width: int, height: int) -> list[Pixels]:
         """The pictures of latents (n, c, h, w), at width × height but for a remainder of a division by 8."""
+        self._use(VAE)
         return autoencoder.decode(self.vae, latents, width, height)
 
     def preview(self, denoised: Tensor) -> Pixels:
         """A rough picture of the first latent, at least 128 pixels a side: one small matrix product."""
         if self.preview_map is None:
+            self._use(VAE)
             self.preview_map = autoencoder.fit_preview(self.vae)
         return autoencoder.preview(denoised, self.preview_map)

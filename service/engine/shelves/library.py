@@ -2,7 +2,7 @@
 
 import gc
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,11 +18,13 @@ from service.core.records import CheckpointInfo
 from service.engine import memory
 from service.engine.device import GIB, Device
 from service.engine.families.model import Model
+from service.engine.headroom import Headroom
 from service.engine.shelves.embeddings import EmbeddingShelf
 from service.engine.shelves.loras import LoraShelf
 from service.engine.shelves.request import RequestModels, Upscale
 from service.engine.shelves.upscalers import UpscalerShelf
 from service.engine.shelves.vaes import VaeShelf
+from service.plan.measures import NONE, Measures
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -41,8 +43,8 @@ class Loader(Protocol):
 class Library:
     """All that a request may name. To be used in the engine's thread, but for the lists.
 
-    Checkpoints stay loaded up to ``SD_MODEL_MEMORY_GIB``; the least recently used one leaves first, and sooner
-    where the device would be too full for the next one. Those of the running request stay.
+    Checkpoints stay loaded as long as the plan leaves them room (or up to ``SD_MODEL_MEMORY_GIB``); the least recently
+    used one leaves first. Those of the running request stay.
     """
 
     def __init__(
@@ -52,14 +54,21 @@ class Library:
         device: Device,
         load: Loader,
         on_look_up: Callable[[bool], None] = lambda hit: None,
+        headroom: Headroom | None = None,
     ) -> None:
-        """``on_look_up`` is told of each checkpoint that is asked for, whether it was in memory."""
+        """``headroom`` has the memory plan; without one there is room for everything.
+
+        ``on_look_up`` is told of each checkpoint that is asked for, whether it was in memory.
+        """
         self._settings = settings
         self._on_look_up = on_look_up
         self._device = device
         self._load = load
         self._loaded: OrderedDict[str, tuple[Model, Path]] = OrderedDict()
         self._in_use: set[str] = set()
+        self._headroom = headroom
+        self.reserved = 0
+        """Bytes of the device that the running request needs beside weights."""
         root = settings.models_dir
         look_again()
         folders = {name: root / name if root else None for name in FOLDERS}
@@ -93,7 +102,7 @@ class Library:
             model.info = self.catalogue.known(info)  # its hash may have become known
             return model
         path = Path(key)
-        needed = self._weight_bytes(path)
+        needed = self._headroom.resident(key) if self._headroom else self._weight_bytes(path)
         self._make_room(needed)
         memory.require_room(needed, self._device, info.title)
         model = self._load(info)
@@ -110,10 +119,11 @@ class Library:
 
     def _make_room(self, needed: int) -> None:
         """Let checkpoints go until ``needed`` bytes fit into the budget and onto the device, as far as that goes."""
-        budget = int((self._settings.model_memory_gib or 8) * GIB)
+        asked = self._settings.model_memory_gib
         while idle := [key for key in self._loaded if key not in self._in_use]:
             resident = sum(model.resident_bytes for model, _ in self._loaded.values())
-            if resident + needed <= budget and memory.has_room(needed, self._device):
+            within = asked is None or resident + needed <= asked * GIB
+            if within and memory.has_room(needed + self.reserved, self._device):
                 return
             self._drop(idle[0])
 
@@ -123,6 +133,33 @@ class Library:
         del model
         gc.collect()
         self._device.free_memory()
+
+    def make_room(self, wanted: Collection[str], reserved: int) -> None:
+        """Before a request on the checkpoints ``wanted`` that needs ``reserved`` bytes beside weights."""
+        self.reserved = reserved
+        self._in_use = set(wanted)
+        self._make_room(0)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all that is loaded."""
+        models = sum(model.resident_bytes for model, _ in self._loaded.values())
+        return models + self.vaes.resident_bytes + self.upscalers.resident_bytes
+
+    def sleep(self) -> bool:
+        """Have all weights leave the GPU for main memory; False where there is no room for them."""
+        models = [model for model, _ in self._loaded.values()]
+        free = memory.free_main_memory()
+        if free is not None and sum(model.resident_bytes for model in models) + GIB > free:
+            return False
+        for model in models:
+            if model.residence is not None:
+                model.residence.sleep()
+        self.vaes.clear()
+        self.upscalers.clear()
+        gc.collect()
+        self._device.free_memory()
+        return True
 
     def unload(self) -> None:
         """Give back the memory of everything; the next request loads what it needs."""
@@ -145,10 +182,12 @@ class Library:
             else:
                 self.embeddings.put_on(model, is_default=key == self.catalogue.default.filename)
 
-    def request(self, request: GenerationRequest | None, upscale: Upscale) -> RequestModels:
-        """The library as one request sees it."""
+    def request(
+        self, request: GenerationRequest | None, upscale: Upscale, measures: Measures = NONE
+    ) -> RequestModels:
+        """The library as one request sees it, its models under ``measures``."""
         self._in_use.clear()
-        return RequestModels(self, request, upscale)
+        return RequestModels(self, request, upscale, measures)
 
 
 def _is_served(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -10,10 +11,11 @@ from torch import nn
 from service.core.cancel import CancelToken
 from service.core.generation import GenerationRequest
 from service.core.pixels import Pixels
-from service.engine import memory
+from service.engine import measures, memory
 from service.engine.families.model import Model
 from service.engine.samplers.schedules import bent_table
 from service.engine.shelves.loras import Networks
+from service.plan.measures import NONE, Measures
 from service.prompt import NetworkTag
 
 if TYPE_CHECKING:
@@ -28,8 +30,14 @@ class RequestModels:
     See :class:`service.engine.generation.passes.Models` for what a generation asks of it.
     """
 
-    def __init__(self, library: "Library", request: GenerationRequest | None, upscale: Upscale) -> None:
-        """``request`` None: models are only loaded."""
+    def __init__(
+        self,
+        library: "Library",
+        request: GenerationRequest | None,
+        upscale: Upscale,
+        measures: Measures = NONE,
+    ) -> None:
+        """``request`` None: models are only loaded. ``measures`` are in force on each until ``__exit__``."""
         self._library = library
         self._vae = request.vae if request else None
         self._tiling = bool(request and request.tiling)
@@ -39,6 +47,9 @@ class RequestModels:
         self._padded: list[tuple[nn.Conv2d, Any]] = []
         self._hashes: dict[str, str] = {}
         self._comments: dict[str, None] = {}
+        self._measures = measures
+        self._measured = ExitStack()
+        self._under_measures: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +58,7 @@ class RequestModels:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Undo everything, whatever happened."""
+        self._measured.close()
         while self._networks:
             self._networks.popitem()[1].take_off()
         while self._padded:
@@ -56,12 +68,24 @@ class RequestModels:
     def get(self, name: str | None, networks: Sequence[NetworkTag] = ()) -> Model:
         """A checkpoint by name, None for the default one, with ``networks`` on it in place of those it had."""
         model = self._library.vaes.put_in(self._library.get(name), self._vae, self._library.device)
+        self._save(model)
         self._dress(model, tuple(networks))
         if self._shape is not None:
             model = replace(model, sigmas=bent_table(model.sigmas, self._shape))
         if self._tiling:
             self._make_seamless(model)
         return model
+
+    def _save(self, model: Model) -> None:
+        """Carry out the measures on a model that has just been asked for."""
+        key = model.info.filename
+        if key in self._under_measures:
+            return
+        self._under_measures.add(key)
+        if model.residence is not None:
+            model.residence.rule = measures.rule(self._measures)
+            model.residence.wake()
+        measures.put_on(self._measured, model.network, model.vae, self._measures)
 
     def _dress(self, model: Model, tags: tuple[NetworkTag, ...]) -> None:
         key = model.info.filename
@@ -72,7 +96,8 @@ class RequestModels:
             del self._networks[key]
             on.take_off()
         if tags:
-            wanted = Networks(self._library.loras, model, tags, memory.free_bytes(self._library.device) or 0)
+            free = memory.free_bytes(self._library.device) or 0
+            wanted = Networks(self._library.loras, model, tags, max(0, free - self._library.reserved))
             self._networks[key] = wanted
             wanted.put_on()
             self._comments |= dict.fromkeys(wanted.comments)

@@ -39,6 +39,11 @@ class UpscalerShelf:
                 found.append(UpscalerInfo(path.stem, plan.scale, path.stem, str(path), plan.kind))
         self._infos = found
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of those in memory."""
+        return self._networks.size
+
     def all(self) -> list[UpscalerInfo]:
         """The built-in filters, then networks by path."""
         return [*(UpscalerInfo(name) for name in BUILT_IN), *self._infos]

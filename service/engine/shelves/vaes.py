@@ -108,6 +108,11 @@ class VaeShelf:
             )
         return changed
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of those in memory."""
+        return self._modules.size
+
     def clear(self) -> None:
         """Give back the memory of all VAEs."""
         self._modules.clear()

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from service import main_memory
 from service.api.problems import json_response
 from service.context import Context, get_context
+from service.metrics import PLAN_KINDS
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
@@ -22,10 +23,11 @@ def ram() -> dict[str, int]:
 
 @router.get("/memory", response_model=dict[str, Any], summary="Memory of process and device")
 async def get_memory(context: ContextDep) -> Response:
-    """``ram`` and ``cuda`` in bytes. Answers while images are made."""
+    """``ram``, ``cuda`` and the memory ``plan`` in bytes. Answers while images are made."""
     memory = context.backend.memory()
-    if not memory:
-        return json_response({"ram": ram(), "cuda": {"error": "unavailable"}})
+    plan = _plan(context, memory)
+    if "total" not in memory:
+        return json_response({"ram": ram(), "cuda": {"error": "unavailable"}} | plan)
     total, used = memory["total"], memory["used"]
 
     def both(value: int, peak: int | None = None) -> dict[str, int]:
@@ -40,4 +42,13 @@ async def get_memory(context: ContextDep) -> Response:
         "inactive": both(memory.get("inactive", max(0, reserved - allocated)), memory.get("inactive_peak")),
         "events": {"retries": memory.get("retries", 0), "oom": memory.get("oom", 0)},
     }
-    return json_response({"ram": ram(), "cuda": cuda})
+    return json_response({"ram": ram(), "cuda": cuda} | plan)
+
+
+def _plan(context: Context, memory: dict[str, int]) -> dict[str, Any]:
+    """The memory plan, where the backend has one: bytes, the sentence, and the measures that it chose at load."""
+    kinds = {kind.removeprefix("plan_"): memory[kind] for kind in PLAN_KINDS if kind in memory}
+    if not kinds:
+        return {}
+    device = context.backend.catalogue.device
+    return {"plan": kinds | {"sentence": device.plan, "measures": list(device.measures)}}

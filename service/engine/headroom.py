@@ -1,7 +1,7 @@
 """The plan in a running service: what there is here, what a request would take, and what was measured.
 
-:meth:`Budget.check` answers from headers and numbers alone: what cannot fit is refused before it waits for the device,
-let alone touches it.
+:meth:`Headroom.check` answers from headers and numbers alone: what cannot fit is refused before it waits for the
+device, let alone touches it.
 """
 
 import ctypes
@@ -19,8 +19,9 @@ from service.core.generation import GenerationRequest
 from service.engine import memory
 from service.engine.device import Device
 from service.plan import platform as platforms
-from service.plan.architecture import Architecture, read_architecture
+from service.plan.architecture import TEXT, Architecture, read_architecture
 from service.plan.measures import AUTO, NATURE, NONE, Measure, Measures, available, in_order, parse
+from service.plan.networks.upscaler import TILE, Upscaler, upscaler_peak
 from service.plan.planner import Plan, choose_plan
 from service.plan.platform import GIB, MIB, Platform
 from service.plan.report import cure, line
@@ -32,8 +33,17 @@ log = structlog.get_logger(__name__)
 SPARE: Final = 48 * MIB
 """Main memory left for what is not the image: requests on their way in, threads, page tables."""
 
+UPSCALED: Final = 48
+"""Bytes of main memory for each pixel of a picture that is put together from pieces."""
+
 _GROWTH: Final = 64 * MIB
 """What malloc may keep of freed memory before it is asked to give it back."""
+
+
+_MOVING: Final = frozenset(
+    {Measure.TEXT_OFFLOAD, Measure.MODEL_OFFLOAD, Measure.ATTENTION_SLICING, Measure.GUIDANCE_IN_TURNS}
+)
+"""What a compiled UNet cannot take: its code is fixed, and so is where its weights are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Peaks:
     stage: str = ""
 
 
-class Budget:
+class Headroom:
     """What fits, for one engine. Written in the engine's thread; :meth:`check` may be called from any."""
 
     def __init__(self, device: Device, settings: Settings) -> None:
@@ -55,7 +65,7 @@ class Budget:
         self._architectures: dict[str, Architecture] = {}
         self._platform = self._first_look()
         self._trimmed = 0
-        self.allowed, self.forced = _measures(settings.measures, device)
+        self.allowed, self.forced = _measures(settings.measures, device, compiled=settings.compile)
         self.always: Measures = self.forced & _at_load()
         """Measures that are in force from load on."""
         self.peaks = Peaks()
@@ -146,40 +156,68 @@ class Budget:
 
         ``beside``: bytes of other weights that it needs on the device, such as another VAE.
         """
-        own = self.architecture(paths[0])
-        kept = beside + sum(
-            self.architecture(path).size(self.architecture(path).parts, self._itemsize)
-            for path in dict.fromkeys(paths[1:])
-            if path != paths[0]
-        )
+        distinct = list(dict.fromkeys(paths))
+        sizes = {path: self._weights(path) for path in distinct}
         work = work_of(request)
-        if not self._device.is_cuda and "<lora:" in request.prompt:
-            work = replace(work, networks=own.parts["unet"].castable * self._itemsize)
-        on = self.always | self.forced
-        allowed = frozenset(m for m in self.allowed if NATURE[m].per_request)
-        plan = choose_plan(own, work, self._platform, self._itemsize, allowed, on, kept)
-        if plan.fits:
-            return plan
+        on, allowed = self.always | self.forced, frozenset(m for m in self.allowed if NATURE[m].per_request)
+        plans = []
+        for path in distinct:
+            own = self.architecture(path)
+            if not self._device.is_cuda and "<lora:" in request.prompt:
+                work = replace(work, networks=own.parts["unet"].castable * self._itemsize)
+            kept = beside + sum(size for other, size in sizes.items() if other != path)
+            plan = choose_plan(own, work, self._platform, self._itemsize, allowed, on, kept)
+            if not plan.fits:
+                raise self._refusal(plan, allowed)
+            plans.append(plan)
+            on |= plan.measures
+        return max(plans, key=lambda plan: plan.peak)
+
+    def _weights(self, path: str) -> int:
+        architecture = self.architecture(path)
+        return architecture.size(architecture.parts, self._itemsize, fp8=Measure.FP8_WEIGHTS in self.always)
+
+    def _refusal(self, plan: Plan, allowed: Measures) -> OutOfMemory:
         where = "GPU memory" if self._device.is_cuda else "memory"
-        raise OutOfMemory(
-            f"An image of {work} needs {plan.peak / GIB:.2f} GiB of {where} at its peak ({plan.stage.name}), and "
+        return OutOfMemory(
+            f"An image of {plan.work} needs {plan.peak / GIB:.2f} GiB of {where} at its peak ({plan.stage.name}), and "
             f"{self._platform.limit / GIB:.2f} GiB are there: {cure(plan, allowed)}."
         )
 
-    def check_upscale(self, width: int, height: int, images: int) -> None:
-        """Raise :class:`OutOfMemory` where enlarged pictures would not fit into main memory."""
-        if self._device.is_cuda:
+    def resident(self, path: str) -> int:
+        """Bytes of the checkpoint's weights that are on the device at once, as the plan at load has it."""
+        architecture = self.architecture(path)
+        plan = self.plan
+        fp8 = Measure.FP8_WEIGHTS in self.always
+        sizes = {name: architecture.size([name], self._itemsize, fp8=fp8) for name in architecture.parts}
+        if plan is None or not self._device.is_cuda:
+            return sum(sizes.values())
+        if Measure.MODEL_OFFLOAD in plan.measures:
+            return max(sizes.values())
+        if Measure.TEXT_OFFLOAD in plan.measures:
+            return sum(size for name, size in sizes.items() if name not in TEXT)
+        return sum(sizes.values())
+
+    @property
+    def loads_in_main_memory(self) -> bool:
+        """True if checkpoints are read there first: as they come they would not fit onto the GPU."""
+        through = {Measure.FP8_WEIGHTS, Measure.MODEL_OFFLOAD, Measure.TEXT_OFFLOAD}
+        return self._device.is_cuda and self.plan is not None and bool(through & self.plan.measures)
+
+    def check_upscale(self, width: int, height: int) -> None:
+        """Raise :class:`OutOfMemory` where an enlarged picture would not fit into main memory.
+
+        It is put together there from pieces, in single precision with a weight for each pixel.
+        """
+        if self._device.is_cuda or not self._platform.limit:
             return
-        needed = self._platform.base + images * 36 * width * height + 600 * MIB
-        resident = self._platform.limit - self._platform.base
-        if (
-            self._platform.limit
-            and needed > self._platform.limit
-            and 36 * width * height * images > resident // 4
-        ):
+        loaded = sum(self._weights(path) for path in list(self._architectures)[:1])
+        network = upscaler_peak(Upscaler(), TILE, TILE, self._itemsize)
+        needed = self._platform.base + loaded + network + UPSCALED * width * height
+        if needed > self._platform.limit:
             raise OutOfMemory(
-                f"Pictures of {width}×{height} need {needed / GIB:.2f} GiB of memory, and "
-                f"{self._platform.limit / GIB:.2f} GiB are there: ask for a smaller size, or for fewer at once."
+                f"A picture of {width}×{height} needs {needed / GIB:.2f} GiB of memory, and "
+                f"{self._platform.limit / GIB:.2f} GiB are there: ask for a smaller size."
             )
 
     # --- what it was ---------------------------------------------------------------------------------
@@ -226,9 +264,9 @@ def _at_load() -> Measures:
     return frozenset(measure for measure, nature in NATURE.items() if not nature.per_request)
 
 
-def _measures(text: str, device: Device) -> tuple[Measures, Measures]:
+def _measures(text: str, device: Device, *, compiled: bool) -> tuple[Measures, Measures]:
     """(allowed, in force) from ``SD_MEASURES``."""
-    possible = available("cuda" if device.is_cuda else "cpu")
+    possible = available("cuda" if device.is_cuda else "cpu") - (_MOVING if compiled else NONE)
     if text == "auto":
         return AUTO & possible, NONE
     forced = parse("" if text == "none" else text) & possible

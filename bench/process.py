@@ -5,7 +5,7 @@ import subprocess  # starts the service
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ def running(
     environ: Mapping[str, str] | None = None,
     /,
     command: tuple[str, ...] = ("service", "serve"),
+    prefix: tuple[str, ...] = (),
     **settings: str | float,
 ) -> Iterator[Running]:
     """``python -m service serve`` on a free port, ready for requests; ``environ`` goes beside ``settings``.
@@ -57,7 +58,7 @@ def running(
     environment |= {f"SD_{name.upper()}": str(value) for name, value in settings.items()}
     # One client for all polls: making one costs processor time that the service could use.
     with tempfile.TemporaryFile() as log, httpx.Client(trust_env=False, timeout=5) as client:
-        arguments = [sys.executable, "-m", *command, "--port", str(port)]
+        arguments = [*prefix, sys.executable, "-m", *command, "--port", str(port)]
         process = subprocess.Popen(arguments, env=environment, stderr=log)
         try:
             limit = time.monotonic() + READY_WITHIN

@@ -30,13 +30,19 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-SPARE: Final = 48 * MIB
-"""Main memory left for what is not the image: requests on their way in, threads, page tables."""
+GROWTH: Final = 12 * MIB
+"""What an image takes beside tensors on a CPU, whatever its size: oneDNN's kernels and scratch, threads' heaps."""
+
+SPARE: Final = 12 * MIB
+"""Main memory left for what is not the image: requests on their way in, page tables."""
 
 UPSCALED: Final = 48
 """Bytes of main memory for each pixel of a picture that is put together from pieces."""
 
-_GROWTH: Final = 64 * MIB
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+_KEPT: Final = 8 * MIB
 """What malloc may keep of freed memory before it is asked to give it back."""
 
 
@@ -84,6 +90,7 @@ class Headroom:
     def _first_look(self) -> Platform:
         device, layout = self._device, self._device.channels_last
         if not device.is_cuda:
+            tame_malloc()
             return platforms.cpu(*platforms.main_memory_limit(), channels_last=layout)
         source = "SD_GPU_MEMORY_GIB" if self._settings.gpu_memory_gib is not None else "device"
         if self._settings.gpu_memory_gib is None and (shared := platforms.slice_of()) is not None:
@@ -96,7 +103,7 @@ class Headroom:
             self._settle_cuda()
             return
         used = process_memory()
-        if used > self._trimmed + _GROWTH:
+        if used > self._trimmed + _KEPT:
             _give_back()
             used = self._trimmed = process_memory()
         free = memory.free_main_memory()
@@ -104,7 +111,10 @@ class Headroom:
             return
         source = platforms.main_memory_limit()[1]
         self._platform = replace(
-            self._platform, base=max(0, used - resident), limit=used + max(0, free - SPARE), source=source
+            self._platform,
+            base=max(0, used - resident) + GROWTH,
+            limit=used + max(0, free - SPARE),
+            source=source,
         )
 
     def _settle_cuda(self) -> None:
@@ -295,3 +305,15 @@ def _give_back() -> None:
     """Ask malloc to return what was freed; where it is not glibc, nothing happens."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def tame_malloc() -> None:
+    """Have malloc return large blocks at once, as the plan counts them.
+
+    By itself glibc keeps blocks of up to 32 MiB in its heap, where they leave gaps: up to a hundred MiB that nobody
+    uses. (https://man7.org/linux/man-pages/man3/mallopt.3.html)
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 * MIB)
+        libc.mallopt(_M_TRIM_THRESHOLD, 16 * MIB)

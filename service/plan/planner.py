@@ -272,6 +272,8 @@ def _stages(
         previous = (width, height)
     width, height = work.sizes[-1]
     pixels = 0 if platform.is_cuda else 3 * work.count * width * height
+    if work.batch > 1:  # the picture before this one
+        pixels += 3 * vae_itemsize * width * height
     stages.append(
         Stage(
             "VAE decode", with_vae, _decode(vae, width, height, vae_itemsize, kernels, tile), state + pixels

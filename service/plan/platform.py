@@ -29,7 +29,7 @@ CUDA_FRAGMENTATION: Final = 0.08
 
 CUDA_FRAGMENTATION_EXPANDABLE: Final = 0.02
 
-CPU_PROCESS: Final = 330 * MIB
+CPU_PROCESS: Final = 320 * MIB
 """Python with torch, diffusers and the service, without weights (``python -m bench.plan process``)."""
 
 CPU_FRAGMENTATION: Final = 0.04

@@ -1,8 +1,8 @@
 """The models of one request as it wants them: with its VAE, its networks, tileable or not; and as before afterwards."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 

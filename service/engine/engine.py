@@ -162,21 +162,21 @@ class DiffusersEngine:
         assert headroom is not None
         token.raise_if_cancelled()
         paths = self._paths(request)
-        plan = headroom.check(request, paths, self._vae_bytes(request, paths[0]))
-        if plan.measures - headroom.always:
-            log.info(
-                "measures for one request", size=what, measures=[str(m) for m in in_order(plan.measures)]
-            )
+        beside = self._vae_bytes(request, paths[0])
+        with headroom.admitted(request, paths, beside, lambda: library.resident_bytes) as plan:
+            if plan.measures - headroom.always:
+                names = [str(measure) for measure in in_order(plan.measures)]
+                log.info("measures for one request", size=what, measures=names)
 
-        def work() -> GenerationResult:
-            library.make_room(paths, plan.activations)
-            with headroom.measured(plan), library.request(request, self._enlarge, plan.measures) as models:
-                return Generation(request, models, token, sink).run()
+            def work() -> GenerationResult:
+                library.make_room(paths, plan.activations)
+                with (
+                    headroom.measured(plan),
+                    library.request(request, self._enlarge, plan.measures) as models,
+                ):
+                    return Generation(request, models, token, sink).run()
 
-        try:
             return self._guarded(work, f"An image of {what}")
-        finally:
-            headroom.settle(library.resident_bytes)
 
     def _paths(self, request: GenerationRequest) -> list[str]:
         """The checkpoints that a request uses, its own first. Raises ``UnknownName``."""

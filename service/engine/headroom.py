@@ -4,8 +4,7 @@
 device, let alone touches it.
 """
 
-import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 import structlog
 import torch
 
+from service import allocator
 from service.core.errors import OutOfMemory
 from service.core.generation import GenerationRequest
 from service.engine import memory
@@ -33,17 +33,17 @@ log = structlog.get_logger(__name__)
 GROWTH: Final = 12 * MIB
 """What an image takes beside tensors on a CPU, whatever its size: oneDNN's kernels and scratch, threads' heaps."""
 
-SPARE: Final = 12 * MIB
+KEPT: Final = 128 * MIB
+"""What malloc may keep in gaps beside what it can use again (see ``service.allocator``)."""
+
+GAPS: Final = 0.16
+"""Part of what comes and goes that may lie in gaps of malloc's heap where it has kept what was freed."""
+
+SPARE: Final = 20 * MIB
 """Main memory left for what is not the image: requests on their way in, page tables."""
 
 UPSCALED: Final = 48
 """Bytes of main memory for each pixel of a picture that is put together from pieces."""
-
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-
-_KEPT: Final = 8 * MIB
-"""What malloc may keep of freed memory before it is asked to give it back."""
 
 
 _MOVING: Final = frozenset(
@@ -70,7 +70,7 @@ class Headroom:
         self._itemsize = device.dtype.itemsize
         self._architectures: dict[str, Architecture] = {}
         self._platform = self._first_look()
-        self._trimmed = 0
+        self._tight = self._small = self._settled = False
         self.allowed, self.forced = _measures(settings.measures, device, compiled=settings.compile)
         self.always: Measures = self.forced & _at_load()
         """Measures that are in force from load on."""
@@ -90,7 +90,6 @@ class Headroom:
     def _first_look(self) -> Platform:
         device, layout = self._device, self._device.channels_last
         if not device.is_cuda:
-            tame_malloc()
             return platforms.cpu(*platforms.main_memory_limit(), channels_last=layout)
         source = "SD_GPU_MEMORY_GIB" if self._settings.gpu_memory_gib is not None else "device"
         if self._settings.gpu_memory_gib is None and (shared := platforms.slice_of()) is not None:
@@ -102,20 +101,54 @@ class Headroom:
         if self._device.is_cuda:
             self._settle_cuda()
             return
-        used = process_memory()
-        if used > self._trimmed + _KEPT:
-            _give_back()
-            used = self._trimmed = process_memory()
         free = memory.free_main_memory()
+        used = process_memory()
         if not used or free is None:
             return
-        source = platforms.main_memory_limit()[1]
-        self._platform = replace(
-            self._platform,
-            base=max(0, used - resident) + GROWTH,
-            limit=used + max(0, free - SPARE),
-            source=source,
-        )
+        # What malloc keeps counts as used and serves the next image: it moves the limit, not the base.
+        limit, source = used + max(0, free - SPARE), platforms.main_memory_limit()[1]
+        base = self._platform.base
+        if self._tight or self._small or not self._settled:
+            allocator.give_back()
+            base = max(0, process_memory() - resident) + GROWTH
+            self._settled = True
+        self._platform = replace(self._platform, base=base, limit=limit, source=source)
+
+    def is_tight(self, plan: Plan) -> bool:
+        """True if freed memory must not be kept while ``plan`` runs: on a CPU, with hardly more than it needs."""
+        needed = plan.peak + plan.activations // 2 + KEPT
+        return not self._device.is_cuda and bool(plan.platform.limit) and needed > plan.platform.limit
+
+    def _set_allocator(self, plan: Plan) -> None:
+        """Keep what is freed, or give it back: the one is faster, the other needs no more than is used."""
+        self._small = plan.peak + max(plan.peak, GIB) > plan.platform.limit
+        if self._small:
+            allocator.tighten()
+        else:
+            self._platform = replace(self._platform, fragmentation=GAPS)
+
+    @contextmanager
+    def admitted(
+        self, request: GenerationRequest, paths: list[str], beside: int, resident: Callable[[], int]
+    ) -> Iterator[Plan]:
+        """The plan that ``request`` runs under meanwhile; see :meth:`check`. ``resident``: bytes of weights loaded.
+
+        Where it is close, malloc gives back what it frees, and what there is is looked at again before the device is
+        touched.
+        """
+        plan = self.check(request, paths, beside)
+        self._tight = self._small or self.is_tight(plan)
+        try:
+            if self._tight:
+                allocator.tighten()
+                self.settle(resident())
+                plan = self.check(request, paths, beside)
+            yield plan
+        finally:
+            self.settle(resident())
+            if self._tight and not self._small:
+                self._tight = False
+                allocator.loosen()
 
     def _settle_cuda(self) -> None:
         # Where others share the card without walls, what the driver calls used is not ours alone.
@@ -150,6 +183,8 @@ class Headroom:
         plan = choose_plan(
             architecture, Work(width, height), self._platform, self._itemsize, self.allowed, self.forced
         )
+        if not self._device.is_cuda and self._platform.limit:
+            self._set_allocator(plan)
         self.always = (plan.measures if plan.fits else self.forced) & _at_load()
         self.plan = plan
         log.info(
@@ -299,21 +334,3 @@ def _status() -> Mapping[str, int]:
     except (OSError, ValueError):
         pass
     return found
-
-
-def _give_back() -> None:
-    """Ask malloc to return what was freed; where it is not glibc, nothing happens."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def tame_malloc() -> None:
-    """Have malloc return large blocks at once, as the plan counts them.
-
-    By itself glibc keeps blocks of up to 32 MiB in its heap, where they leave gaps: up to a hundred MiB that nobody
-    uses. (https://man7.org/linux/man-pages/man3/mallopt.3.html)
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 4 * MIB)
-        libc.mallopt(_M_TRIM_THRESHOLD, 16 * MIB)

@@ -166,12 +166,15 @@ def _in_slices(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _tile(stack: ExitStack, vae: Any, side: int) -> None:
     config = vae.config
     blocks = getattr(config, "decoder_block_out_channels", None) or config.block_out_channels
-    wanted = {
+    factor = 2 ** (len(blocks) - 1)
+    wanted: dict[str, Any] = {
         "use_tiling": True,
         "tile_sample_min_size": side,
-        "tile_latent_min_size": side // 2 ** (len(blocks) - 1),
+        "tile_latent_min_size": side // factor,
         "tile_overlap_factor": OVERLAP,
     }
+    if hasattr(vae, "spatial_scale_factor"):  # of AutoencoderTiny, which takes it from the number of colours
+        wanted["spatial_scale_factor"] = factor
     for name, value in wanted.items():
         stack.callback(setattr, vae, name, getattr(vae, name))
         setattr(vae, name, value)

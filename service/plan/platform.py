@@ -1,7 +1,7 @@
 """What images are made on, as far as memory goes: how much there is, who says so, and what is gone before any weight.
 
 The figures for CUDA (context, workspaces, fragmentation) are reserves from published reports, not measured by this
-project; a running service replaces the context's by its own (see ``service.engine.budget``).
+project; a running service replaces the context's by its own (see ``service.engine.headroom``).
 """
 
 import os

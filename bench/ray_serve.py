@@ -187,9 +187,11 @@ def simulated(replicas: int, seconds: float, rounds: int) -> dict[str, Any]:
 def scaled_at(running: Cluster) -> float:
     """When Serve's controller last added GPU replicas, in seconds of ``time.time()``, by its log."""
     added = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8},\d{3}) .*Adding \d+ replicas? to Deployment\(name='Gpu'")
-    (log,) = running.folder.glob("session_2*/logs/serve/controller_*.log")
-    stamps = [found[1] for line in log.read_text().splitlines() if (found := added.search(line))]
-    return datetime.strptime(stamps[-1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+    logs = running.folder.glob("session_2*/logs/serve/controller_*.log")
+    stamps = [
+        found[1] for log in logs for line in log.read_text().splitlines() if (found := added.search(line))
+    ]
+    return datetime.strptime(max(stamps), "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 
 def main() -> None:

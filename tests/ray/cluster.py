@@ -102,13 +102,23 @@ class Cluster:
                 continue
         return found
 
-    def busiest(self, seconds: float = 0.4) -> psutil.Process:
-        """The GPU replica that computes now."""
-        before = {process.pid: process.cpu_times().user for process in self.replicas("Gpu")}
-        time.sleep(seconds)
-        return max(
-            self.replicas("Gpu"), key=lambda process: process.cpu_times().user - before.get(process.pid, 1e9)
-        )
+    def busiest(self) -> psutil.Process:
+        """The one GPU replica that computes now, while the others wait."""
+
+        def clear() -> psutil.Process | None:
+            before = {process.pid: process.cpu_times().user for process in self.replicas("Gpu")}
+            time.sleep(0.3)
+            spent = [
+                (process.cpu_times().user - before[process.pid], process)
+                for process in self.replicas("Gpu")
+                if process.pid in before
+            ]
+            spent.sort(key=lambda each: each[0])
+            rest = sum(seconds for seconds, _ in spent[:-1])
+            return spent[-1][1] if spent and spent[-1][0] > max(0.05, 3 * rest) else None
+
+        found: psutil.Process = wait_for(clear, 30, "a replica that draws")
+        return found
 
     def metrics(self) -> str:
         """What Ray's agent tells Prometheus."""

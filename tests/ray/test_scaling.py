@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ray.applications import POISON
 from tests.ray.cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ ASKED: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "steps": 10}
 def served(ray_cluster: Cluster) -> Iterator[Cluster]:
     application = {
         "import_path": "tests.ray.applications:fixed_time",
-        "args": {"step_time": 0.05},
+        "args": {"step_time": 0.05, "poisoned": str(ray_cluster.folder / "poisoned")},
         "deployments": [
             {
                 "name": "Gpu",
@@ -70,3 +71,15 @@ def test_one_two_one_none_and_back(served: Cluster) -> None:
         assert not served.replicas("Gpu")
         assert http.post("/sdapi/v1/txt2img", json=ASKED).status_code == 200
         assert served.replicas("Gpu")
+
+
+def test_a_lost_device_costs_its_replica_and_no_picture(served: Cluster) -> None:
+    with httpx.Client(base_url=served.url, timeout=120) as http:
+        assert http.post("/sdapi/v1/txt2img", json=ASKED).status_code == 200
+        before = {process.pid for process in served.replicas("Gpu")}
+        answer = http.post("/sdapi/v1/txt2img", json={**ASKED, "seed": POISON})
+        assert answer.status_code == 200
+        assert (served.folder / "poisoned").exists()
+        after = {process.pid for process in served.replicas("Gpu")}
+        assert before - after, "the replica whose device was lost is gone"
+        assert 'cause="device_lost"' in http.get("/metrics").text

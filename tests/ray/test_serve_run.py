@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tests.live import post_raw
 from tests.ray.cluster import Cluster, wait_for
+from tests.ui.conftest import Visit, browse, browser, serve_page, visit  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.slow
 
@@ -151,17 +153,22 @@ def test_a_disconnect_stops_the_sampler(http: httpx.Client, served: Cluster) -> 
 def test_a_replica_that_dies_costs_time_and_no_picture(
     http: httpx.Client, served: Cluster, background: ThreadPoolExecutor
 ) -> None:
-    expected = picture(http.post("/sdapi/v1/txt2img", json=LONG))
-    drawing: Future[httpx.Response] = background.submit(http.post, "/sdapi/v1/txt2img", json=LONG)
+    longer = {**LONG, "width": 384, "height": 384}
+    expected = picture(http.post("/sdapi/v1/txt2img", json=longer))
+    drawing: Future[httpx.Response] = background.submit(http.post, "/sdapi/v1/txt2img", json=longer)
     under_way(http, 10)
     victim = served.busiest()
+    assert not drawing.done()
     victim.kill()
     answer = drawing.result()
     assert np.array_equal(picture(answer), expected), "the same seed, elsewhere"
     assert victim.pid not in {process.pid for process in served.replicas("Gpu")}
+    again = re.search(
+        r'sd_upstream_retries_total\{cause="broken",upstream="ray"\} (\S+)', http.get("/metrics").text
+    )
+    assert again is not None
+    assert float(again[1]) >= 1
     wait_for(lambda: len(served.replicas("Gpu")) == 2, 60, "a new replica")
-    text = http.get("/metrics").text
-    assert 'sd_upstream_retries_total{cause="broken",upstream="ray"} 1.0' in text
 
 
 def test_every_replica_is_in_what_prometheus_reads(http: httpx.Client, served: Cluster) -> None:
@@ -194,6 +201,15 @@ def test_the_blueprint_s_client_gets_its_picture(http: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text[:300]
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (512, 512)
+
+
+def test_a_person_draws_on_the_page(served: Cluster, visit: Visit) -> None:  # noqa: F811
+    with serve_page(served.url) as page:
+        seen = visit(page)
+        seen.find("#txt2img-prompt textarea").fill("a red apple")
+        seen.draw(seed=7, steps=6, width=128, height=128)
+        seen.done()
+        assert seen.pictures().evaluate("image => [image.naturalWidth, image.naturalHeight]") == [128, 128]
 
 
 def test_bad_requests_are_refused_by_the_ingress(http: httpx.Client) -> None:

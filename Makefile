@@ -64,7 +64,7 @@ test: $(VENV)/.dev browser-tools  ## Run all tests
 	@# The same conversation with a front, its pod behind a proxy that lets one request at a time through.
 	SD_TEST_THROUGH=front $(PY) -m pytest -n 2 --dist loadfile tests/api --deselect tests/api/test_fuzz.py
 
-.PHONY: attack
+.PHONY: attack sbom
 attack: $(VENV)/.dev  ## Attack a running service in every way that tests/attack knows: URL=http://127.0.0.1:7860
 	$(PY) -m tests.attack $(or $(URL),http://127.0.0.1:7860) $(ATTACK)
 
@@ -78,6 +78,10 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 format: $(VENV)/.dev  ## Let ruff format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+sbom: $(VENV)/.base  ## Write build/sbom.cdx.json: the installed packages as a CycloneDX bill of materials
+	mkdir -p build
+	$(PY) tools/sbom.py > build/sbom.cdx.json
 
 lock: $(VENV)/.dev  ## Resolve the lock files anew
 	bash tools/lock.sh

@@ -82,7 +82,7 @@ def compose(
     lines = [prompt] if prompt else []
     if negative:
         lines.append(f"{NEGATIVE} {negative}")
-    return "\n".join([*lines, ", ".join(pairs)])
+    return "\n".join([*lines, ", ".join(pairs)]).strip()
 
 
 def parameters(

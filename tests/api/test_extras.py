@@ -70,7 +70,7 @@ def test_transparency_and_texts_survive(api: Api) -> None:
     assert found["parameters"]["Prompt"] == "kept"
     assert found["items"] == {"postprocessing": "Postprocess upscale by: 2, Postprocess upscaler: Lanczos"}
     clear, _ = single(api, image=picture(40, 30, "RGBA"), upscaler_1="Lanczos")
-    assert (clear.mode, clear.size) == ("RGBA", (80, 60))
+    assert (clear.mode, clear.size) == ("RGBA", (80, 56))
 
 
 def test_a_batch_keeps_its_order(api: Api) -> None:

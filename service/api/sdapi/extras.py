@@ -146,7 +146,9 @@ def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, in
         )
     if body.resize_mode == 1:
         return max(1, round(width * factor)), max(1, round(height * factor))
-    return max(1, int(width * factor)), max(1, int(height * factor))
+    # As in A1111 upscalers end in multiples of 8; a picture smaller than that keeps its own size.
+    sides = (int(width * factor), int(height * factor))
+    return sides[0] // 8 * 8 or max(1, sides[0]), sides[1] // 8 * 8 or max(1, sides[1])
 
 
 def _fitted(made: Pixels, source: Source, body: ExtrasBody) -> Pixels:

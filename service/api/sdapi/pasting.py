@@ -114,7 +114,8 @@ def fill(body: Body, knows: Callable[[str], str | None]) -> tuple[Body, list[str
         fields |= _read(said, _IMG2IMG)
     if "sampler_index" in asked:
         fields.pop("sampler_name", None)
-    options = _read(said, _OPTIONS)
+    # A1111's own default, which goes unsaid; pictures made here always say where their noise is from.
+    options = {"randn_source": "GPU", **_read(said, _OPTIONS)}
     remarks = []
     if named := [said[key] for key in ("Model hash", "Model") if said.get(key)]:
         title = next((title for name in named if (title := knows(name)) is not None), None)

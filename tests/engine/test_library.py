@@ -336,6 +336,28 @@ def test_every_checkpoint_of_a_tileable_picture_wraps_around(engine: DiffusersEn
     engine.unload()
 
 
+def test_a_refiner_that_took_over_decodes(engine: DiffusersEngine) -> None:
+    decoded: list[str] = []
+    for name in ("demo_model", "copy"):
+        decoder = engine.get(name).vae.decoder
+        decoder.register_forward_pre_hook(lambda *_, name=name: decoded.append(name))
+    try:
+        run(engine, batch_count=2, refiner_checkpoint="copy", refiner_switch_at=0.5)
+        assert decoded == ["copy", "copy"]
+        decoded.clear()
+        run(engine, refiner_checkpoint="copy", refiner_switch_at=1.0)
+        assert decoded == ["demo_model"]
+    finally:
+        engine.unload()
+
+
+def test_a_network_named_twice_acts_twice_as_its_last_tag_says(engine: DiffusersEngine) -> None:
+    twice = image(engine, prompt="pretty dog<lora:unet:0.2><lora:unet:0.5>")
+    alone = image(engine, prompt="pretty dog<lora:unet:1>")
+    assert np.abs(twice.astype(int) - alone).max() <= 1
+    assert not np.array_equal(twice, image(engine, prompt="pretty dog<lora:unet:0.7>"))
+
+
 def test_unloading_and_loading_again_makes_the_same_image(engine: DiffusersEngine) -> None:
     plain = image(engine)
     engine.unload()

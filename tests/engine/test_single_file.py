@@ -1,5 +1,6 @@
 """Single-file checkpoints: every tensor where diffusers' own converters put it, and clear words about other files."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,63 @@ def test_what_the_unet_predicts_is_read_from_the_sidecar_the_tensors_and_the_met
     assert stated_prediction(entries, {"modelspec.prediction_type": "v"}) == "v_prediction"
     assert stated_prediction(entries, {"modelspec.prediction_type": "epsilon"}) == "epsilon"
     assert stated_prediction({"v_pred": read_header(path)[0]["x"]}, {}) == "v_prediction"
+
+
+SIDECAR = """
+model:
+  params:
+    parameterization: "v"
+    linear_start: 0.001
+    scale_factor: 0.5
+    unet_config:
+      params: {model_channels: 32, channel_mult: [1, 1, 2, 2], num_heads: 4, context_dim: 32}
+    first_stage_config:
+      params: {ddconfig: {ch: 16, ch_mult: [1, 1, 2, 2], z_channels: 4}}
+"""
+
+
+def test_a_configuration_beside_the_file_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.engine.conditioning import EncodingCache
+
+    path = tmp_path / "tiny.safetensors"
+    write_checkpoint(path, "sd1")
+    own = tiny("sd1")
+    # What the published model has, but for what the configuration tells.
+    published = copy.deepcopy(own)
+    published["unet"]["block_out_channels"] = published["vae"]["block_out_channels"] = [320, 640, 1280, 1280]
+    monkeypatch.setattr(single_file, "configuration", lambda family: copy.deepcopy(published))
+    path.with_suffix(".yaml").write_text(SIDECAR)
+    model = single_file.load_file(path, INFO, CPU, EncodingCache())
+    assert model.prediction == "v_prediction"
+    assert model.unet.config.block_out_channels == [32, 32, 64, 64]
+    assert model.unet.config.attention_head_dim == 4
+    assert model.vae.config.scaling_factor == 0.5
+    plain = load_tiny(path)
+    assert not torch.equal(model.sigmas, plain.sigmas)
+    for content, wrong in (
+        ("a: [", "not YAML"),
+        ("a: 1", "no model.params"),
+        (SIDECAR.replace("[1, 1, 2, 2]", "[1]"), "levels"),
+    ):
+        path.with_suffix(".yaml").write_text(content)
+        with pytest.raises(ModelLoadError, match=wrong):
+            single_file.load_file(path, INFO, CPU, EncodingCache())
+
+
+def test_the_noise_schedule_of_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.engine.conditioning import EncodingCache
+
+    monkeypatch.setattr(single_file, "configuration", tiny)
+    path = tmp_path / "tiny.safetensors"
+    alphas = torch.linspace(0.99, 0.01, 1000)
+    write_checkpoint(path, "sd1", extra={"alphas_cumprod": alphas})
+    model = single_file.load_file(path, INFO, CPU, EncodingCache())
+    torch.testing.assert_close(model.sigmas, ((1 - alphas) / alphas).sqrt())
+    write_checkpoint(path, "sd1", extra={"alphas_cumprod": alphas, "ztsnr": torch.ones(1)})
+    model = single_file.load_file(path, INFO, CPU, EncodingCache())
+    assert float(model.sigmas[-1]) > 4000
 
 
 def test_a_trained_unet_shows_what_it_predicts() -> None:

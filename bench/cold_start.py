@@ -42,7 +42,11 @@ DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 _SCRIPT: Final = """
 import sys
 from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+if sys.argv[5] == "cuda":
+    import torch
+    pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.float16).to("cuda")
+else:
+    pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
 steps, side = int(sys.argv[2]), int(sys.argv[3])
 pipe("pretty dog", num_inference_steps=steps, guidance_scale=7.0, width=side, height=side).images[0].save(sys.argv[4])
 """
@@ -56,6 +60,7 @@ class Subject:
     folder: Path
     steps: int
     side: int
+    device: str = "cpu"
 
 
 @dataclass(slots=True)
@@ -80,7 +85,7 @@ def _children_cpu() -> float:
 def script(subject: Subject) -> float:
     """Seconds from exec to the script's end, the image saved."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [subject.folder, subject.steps, subject.side, Path(folder) / "image.png"]
+        arguments = [subject.folder, subject.steps, subject.side, Path(folder) / "image.png", subject.device]
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
@@ -100,7 +105,7 @@ def service(subject: Subject, peaks: list[float]) -> float:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as cache, httpx.Client(trust_env=False, timeout=600) as client:
         began = time.perf_counter()
-        with running({"XDG_CACHE_HOME": cache}, model=str(subject.folder)) as served:
+        with running({"XDG_CACHE_HOME": cache}, model=str(subject.folder), device=subject.device) as served:
             peaks.append(served.peak_bytes() / served.resident_bytes())
             client.post(f"{served.url}/sdapi/v1/txt2img", json=body).raise_for_status()
             return time.perf_counter() - began

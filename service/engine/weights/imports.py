@@ -11,7 +11,8 @@ tensors, torch's compiler. Each cold start would pay for it. So while the two li
 * transformers sees a torch without ``torch.distributed``.
 
 Afterwards everything is put back: whatever is imported later is imported whole. If a new version of a library does not
-get along with this, it is imported plainly: slower, and otherwise the same.
+get along with this, it is imported plainly: slower, and otherwise the same. ``python -m bench.imports`` shows what this
+is worth.
 """
 
 import importlib
@@ -38,6 +39,9 @@ _SHELLS: Final = (
 )  # fmt: skip
 _COMPILER: Final = "torch._dynamo"
 
+whole_because: str | None = None
+"""Why the two libraries were imported plainly; None as long as the trimmed import works, which a test demands."""
+
 _marked: list[tuple[str, Any]] = []
 """What was decorated by the stand-in for ``torch._dynamo``: the decorator's name and the object."""
 
@@ -63,7 +67,11 @@ def _import() -> tuple[Any, ...]:
         with _trimmed():
             return _classes()
     except Exception as error:
-        log.info("importing diffusers and transformers whole", reason=f"{type(error).__name__}: {error}")
+        global whole_because
+        whole_because = f"{type(error).__name__}: {error}"
+        log.warning(
+            "importing diffusers and transformers whole: a cold start takes longer", reason=whole_because
+        )
     for name in [name for name in sys.modules if name.partition(".")[0] in _OWN]:
         del sys.modules[name]
     _marked.clear()

@@ -57,12 +57,18 @@ browser-tools: build/npm/node_modules/axe-core/axe.min.js  ## What the page's te
 screenshots: $(VENV)/.dev  ## Take the pictures of the page in docs/page/ (needs Chromium)
 	PYTHONPATH=. $(PY) tools/screenshots.py
 
-test: $(VENV)/.dev browser-tools  ## Run all tests
-	$(PY) -m pytest -n 2 --dist loadfile
+COVERED := --cov --cov-report= --cov-append
+# Percent of lines and branches of service/ below which `make test` fails.
+FLOOR := 80
+
+test: $(VENV)/.dev browser-tools  ## Run all tests, and say what they cover
+	rm -f .coverage
+	$(PY) -m pytest -n 2 --dist loadfile $(COVERED)
 	@# One test of a name for each route: xdist would run the first alone.
-	$(PY) -m pytest tests/api/test_fuzz.py -k nothing_that_a_client_sends
+	$(PY) -m pytest tests/api/test_fuzz.py -k nothing_that_a_client_sends $(COVERED)
 	@# The same conversation with a front, its pod behind a proxy that lets one request at a time through.
-	SD_TEST_THROUGH=front $(PY) -m pytest -n 2 --dist loadfile tests/api --deselect tests/api/test_fuzz.py
+	SD_TEST_THROUGH=front $(PY) -m pytest -n 2 --dist loadfile tests/api --deselect tests/api/test_fuzz.py $(COVERED)
+	$(PY) -m coverage report --fail-under $(FLOOR)
 
 .PHONY: attack sbom
 attack: $(VENV)/.dev  ## Attack a running service in every way that tests/attack knows: URL=http://127.0.0.1:7860

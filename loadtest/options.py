@@ -5,10 +5,8 @@ write.
 import random
 import re
 from collections.abc import Callable
-from typing import Final
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+from loadtest.durations import AS_IN, in_seconds
 
 
 class OptionError(ValueError):
@@ -16,17 +14,13 @@ class OptionError(ValueError):
 
 
 def seconds(text: str) -> float:
-    """``90``, ``90s``, ``1.5m``, ``1h30m`` or ``250ms`` as seconds, more than zero."""
-    total, position = 0.0, 0
-    for match in _DURATION.finditer(text):
-        if match.start() != position:
-            break
-        total += float(match[1]) * _UNITS[match[2]]
-        position = match.end()
-    if position != len(text) or total <= 0:
-        raise OptionError(
-            f"{text!r} is no duration: write seconds or a unit, as in 90, 250ms, 1.5m or 1h30m."
-        )
+    """A duration (see :mod:`loadtest.durations`) as seconds, more than zero."""
+    try:
+        total = in_seconds(text)
+    except ValueError as error:
+        raise OptionError(f"{error}.") from None
+    if total <= 0:
+        raise OptionError(f"{text!r} is no time at all: {AS_IN}.")
     return total
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from loadtest.simulate.scenario import Scenario
 from loadtest.simulate.simulation import Simulation
+from loadtest.statistics import rank
 
 PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 
@@ -18,7 +19,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     """
     if not ordered:
         return math.nan
-    return ordered[min(math.ceil(len(ordered) * percent / 100), len(ordered) - 1)]
+    return ordered[min(rank(percent, len(ordered)), len(ordered) - 1)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ does not fit raises :class:`ScenarioError` with one sentence a fault.
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,11 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from loadtest.durations import in_seconds
 from loadtest.simulate.distributions import Constant, Distribution
 
 SHIPPED = Path(__file__).parent / "scenarios"
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class ScenarioError(ValueError):
@@ -34,13 +32,8 @@ class ScenarioError(ValueError):
 
 
 def parse_duration(value: object) -> object:
-    """``"1m30s"``, ``"500ms"`` or a number of seconds, as seconds."""
-    if not isinstance(value, str):
-        return value
-    parts = _DURATION_PART.findall(value)
-    if not parts or "".join(n + u for n, u in parts) != value.strip():
-        raise ValueError(f"{value!r} is no duration: write seconds (90) or units (1m30s, 500ms, 2h)")
-    return sum(float(n) * _UNITS[u] for n, u in parts)
+    """A duration as text in seconds; anything else as it is, for pydantic to judge."""
+    return in_seconds(value) if isinstance(value, str) else value
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]

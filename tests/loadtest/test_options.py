@@ -27,7 +27,7 @@ def test_durations(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "5 minutes", "1d", "s", "1s 2s", "nan", "1e3"])
 def test_wrong_durations_are_explained(text: str) -> None:
-    with pytest.raises(OptionError, match="write seconds or a unit"):
+    with pytest.raises(OptionError, match="write seconds or units"):
         seconds(text)
 
 

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import MakeBackend, create_app
 from service.backends.remote import RemoteBackend
 from service.connections import guarded
 from service.context import Context
@@ -133,13 +133,17 @@ def serve(
 
 @contextmanager
 def serve_here(
-    engine: FakeEngine | None = None, *, wait_ready: bool = True, **settings: Any
+    engine: FakeEngine | None = None,
+    *,
+    wait_ready: bool = True,
+    make_backend: MakeBackend | None = None,
+    **settings: Any,
 ) -> Iterator[LiveServer]:
     """The same, in any case without a front."""
     port = settings.pop("port", None) or free_port()
     values: dict[str, Any] = {"port": port, "log_level": "ERROR", "pod_name": "test-pod", **settings}
     made = Settings.read(**values)
-    app = create_app(made, (lambda: engine) if engine is not None else None)
+    app = create_app(made, (lambda: engine) if engine is not None else None, make_backend)
     config = uvicorn.Config(
         app,
         host="127.0.0.1",

@@ -1,4 +1,4 @@
-"""One contract for every backend: an engine of this process (fake; diffusers with the shipped model), and a front."""
+"""One contract for every backend: an engine of this process (fake; diffusers with the shipped model), a front, Ray."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -27,6 +27,7 @@ from service.core.tiling import Tiling
 from tests.fakes import FakeEngine
 from tests.front.conftest import fleet
 from tests.live import LiveServer, serve_here
+from tests.ray.contract import on_ray
 
 REQUEST = GenerationRequest(
     "a dog", seed=5, steps=4, width=64, height=64, sampler="Euler a", guidance_scale=1.0
@@ -84,11 +85,15 @@ class World:
         self.start(asyncio.wait_for(self.backend.wait_idle(), 30)).result(40)
 
 
-@pytest.fixture(params=["fake", "diffusers", "remote"], scope="module")
+@pytest.fixture(
+    params=["fake", "diffusers", "remote", pytest.param("ray", marks=pytest.mark.slow)], scope="module"
+)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
         if request.param == "remote":
             live = stack.enter_context(fleet([FakeEngine(step_time=0.01)])).front
+        elif request.param == "ray":
+            live = stack.enter_context(on_ray())
         else:
             engine = FakeEngine(step_time=0.01) if request.param == "fake" else None
             live = stack.enter_context(serve_here(engine))

@@ -13,13 +13,11 @@ def tokens(height: int, width: int, seed: int = 1) -> Tensor:
     return torch.randn(2, height * width, 8, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 2), (1, 5)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 2)])
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75, 0.9])
 def test_as_many_are_merged_as_asked_for_but_those_that_stay(height: int, width: int, ratio: float) -> None:
     x = tokens(height, width)
     stay = (height // 2) * (width // 2)
-    if not stay:
-        pytest.skip("no cell of four")
     merging = Merging(x, height, width, ratio)
     merged = merging.merge(x)
     count = height * width

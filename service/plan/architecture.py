@@ -14,6 +14,20 @@ from service.plan.networks.autoencoder import latent_factor
 
 TEXT: Final = ("text_encoder", "text_encoder_2")
 
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "unet": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "vae": {"latent_channels": 4, "block_out_channels": [64]},
+    "text_encoder": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12},
+    "text_encoder_2": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12},
+}
+"""What diffusers and transformers take where a configuration is silent."""
+
 _WHOLE: Final = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 _ITEMSIZE: Final = {"I64": 8, "I32": 4, "I16": 2}
 
@@ -129,6 +143,7 @@ def part_of(name: str, config: Mapping[str, Any], entries: Mapping[str, TensorEn
         for key, count in floating.items()
         if len(entries[key].shape) in (2, 4) and "embed" not in key and "norm" not in key
     )
+    config = {**_DEFAULTS.get(name, {}), **config}
     return Part(
         name, config, sum(floating.values()), castable, other, len(entries), max(floating.values(), default=0)
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import ceil, floor
 from typing import Any, Final
 
-from service.plan.measures import AUTO, NATURE, Measure, Measures, in_order
+from service.plan.measures import AUTO, NATURE, NONE, Measure, Measures, in_order
 from service.plan.planner import Plan, choose_plan, gib, largest_batch, largest_square, resized
 from service.plan.platform import GIB
 
@@ -15,8 +15,11 @@ MIG: Final = (
 """NVIDIA's profiles by the GiB that CUDA reports in them (A30, A100, H100), the smallest first."""
 
 
-def largest(plan: Plan, allowed: Measures) -> dict[str, int]:
-    """The largest square at the plan's batch, and the largest batch at its size, with measures as ``allowed``."""
+def largest(plan: Plan, allowed: Measures, on: Measures = NONE) -> dict[str, int]:
+    """The largest square at the plan's batch, and the largest batch at its size.
+
+    Measures are chosen among the ``allowed`` ones, ``on`` are in force anyway.
+    """
 
     def fits(**changes: Any) -> bool:
         side = changes.pop("side", None)
@@ -24,7 +27,13 @@ def largest(plan: Plan, allowed: Measures) -> dict[str, int]:
         work = work if side is None else resized(work, side)
         work = replace(work, images=max(work.images, work.batch) if plan.work.images else 0)
         return choose_plan(
-            plan.architecture, work, plan.platform, plan.itemsize, allowed, plan.measures & allowed, plan.kept
+            plan.architecture,
+            work,
+            plan.platform,
+            plan.itemsize,
+            allowed,
+            on | (plan.measures & allowed),
+            plan.kept,
         ).fits
 
     if not plan.platform.limit:
@@ -135,7 +144,8 @@ def line(plan: Plan) -> str:
 
 def cure(plan: Plan, allowed: Measures) -> str:
     """What to change so that it fits: a sentence's second half."""
-    sizes = largest(plan, allowed)
+    # With the plan's own measures: those that save most, where none of their sets was enough.
+    sizes = largest(replace(plan, measures=NONE), NONE, plan.measures)
     advice = []
     if sizes["side"] >= 64 and sizes["side"] < max(plan.work.width, plan.work.height):
         advice.append(f"lower the size (up to {sizes['side']}×{sizes['side']} fits)")

@@ -20,7 +20,7 @@ from service.plan.planner import SLICE, _tiled
 from service.plan.tape import CPU
 from tests.plan.test_activations import thin
 
-ROWS, SIDE = 2, 64
+ROWS, SIDE = 2, 48
 
 
 def unet(config: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> Any:
@@ -85,7 +85,7 @@ def test_slices_of_networks_of_real_size(family: str) -> None:
 
 def vae() -> Any:
     torch.manual_seed(3)
-    config = configuration("sd1")["vae"] | {"block_out_channels": [32, 32, 64, 64], "norm_num_groups": 8}
+    config = configuration("sd1")["vae"] | {"block_out_channels": [16, 16, 32, 32], "norm_num_groups": 8}
     return dressed(loading.build("vae", "AutoencoderKL", config), torch.float32)
 
 

@@ -111,7 +111,7 @@ def test_a_vae_in_tiles_takes_what_is_planned(measure: Measure, side: int) -> No
 
     planned = _tiled(decode_peak, Part(), side, side, 4, CPU, 512 if measure is Measure.VAE_TILING else 256)  # type: ignore[arg-type]
     assert planned >= 0.97 * saved
-    assert planned == pytest.approx(saved, rel=0.15)
+    assert planned == pytest.approx(saved, rel=0.2)
 
 
 def test_weights_in_8_bits() -> None:

@@ -30,10 +30,10 @@ CUDA_FRAGMENTATION: Final = 0.08
 CUDA_FRAGMENTATION_EXPANDABLE: Final = 0.02
 
 CPU_PROCESS: Final = 320 * MIB
-"""Python with torch, diffusers and the service, without weights (``python -m bench.plan process``)."""
+"""Python with torch, diffusers and the service, without weights (``/sdapi/v1/memory`` tells it)."""
 
-CPU_FRAGMENTATION: Final = 0.04
-"""oneDNN's scratch memory and what malloc keeps (``python -m bench.plan process``)."""
+CPU_FRAGMENTATION: Final = 0.1
+"""oneDNN's scratch memory and what malloc keeps (``python -m bench.memory_limit``)."""
 
 POD_PROCESS: Final = 2 * GIB
 """Main memory of a process with CUDA: its libraries' tables, pinned buffers, and images on their way out."""

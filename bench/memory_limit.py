@@ -138,14 +138,14 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "requests": chosen.requests,
+                "requests": sum(outcomes.values()),
                 "pictures": outcomes[200],
                 "refused_507": outcomes[507],
                 "other_answers": sum(outcomes.values()) - outcomes[200] - outcomes[507],
                 "oom_kills": killed,
                 "refused_near_the_limit": len(near),
                 "refused_though_it_would_have_fitted": wrong,
-                "right_side": round(1 - wrong / chosen.requests, 4),
+                "right_side": round(1 - (wrong + outcomes[0]) / max(1, sum(outcomes.values())), 4),
                 "planned_over_measured_worst": round(min(errors, default=0.0), 3),
                 "planned_over_measured_mean": round(sum(errors) / max(1, len(errors)), 3),
                 "limit_mib": chosen.mib,

@@ -21,16 +21,6 @@ compile() {
   sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' "$1"
 }
 
-# hashed FILE LOCK: LOCK with hashes. Unsafe packages (setuptools) too: with hashes nothing may be missing.
-hashed() {
-  grep -v '^#' "$2" >"$work/pinned.in"
-  "$pip_compile" --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-find-links --no-emit-index-url \
-    --no-emit-trusted-host --no-emit-options --no-header --no-annotate --output-file "$1" "$work/pinned.in"
-}
-
-# PyPI alone, whatever pip is configured to look at here.
-from_pypi() { PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' PIP_EXTRA_INDEX_URL='' "$@"; }
-
 if [[ ${1:-all} == all ]]; then
   echo 'torch==2.13.0' >"$work/torch"
   echo 'torch==2.10.0' >"$work/gpu"
@@ -42,11 +32,4 @@ if [[ ${1:-all} == all ]]; then
   grep -E '^nvidia-ml-py' requirements.lock >>"$work/others"
   compile requirements-gpu.lock --extra gpu --constraint "$work/gpu" --constraint "$work/others"
 fi
-mkdir -p hashes
-from_pypi hashed hashes/gpu.txt requirements-gpu.lock
-hashed hashes/cpu.txt requirements.lock
-hashed hashes/dev.txt requirements-dev.lock
-# PyTorch for CPUs: PyPI's files (of macOS, Windows and ARM) and those of PyTorch's own index, which pip-compile does not ask.
-grep -oE '^torch==[0-9.]+' requirements.lock >"$work/torch.lock"
-from_pypi hashed "$work/torch.txt" "$work/torch.lock"
-python3 tools/torch_hashes.py "$work/torch.txt" hashes/torch-cpu.txt hashes/cpu.txt hashes/dev.txt
+"${LOCK_PYTHON:-.venv/bin/python}" tools/hashes.py

@@ -177,3 +177,10 @@ def test_422_of_the_schema_has_the_list_that_fastapi_makes(api: Api) -> None:
     assert detail[0]["loc"] == ["body", "steps"]
     assert set(detail[0]) == {"loc", "msg", "type"}
     assert api.post("/sdapi/v1/png-info", json={}).json()["detail"][0]["loc"] == ["body", "image"]
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_first_pass_without_a_size_has_no_second_one(api: Api, side: str) -> None:
+    answer = api.txt2img(**{side: 0, "enable_hr": True, "hr_resize_x": 128})
+    assert answer.status_code == 422
+    assert side in answer.json()["detail"]

@@ -37,9 +37,10 @@ def txt2img(
 ) -> GenerationRequest:
     """The request that ``body`` means under ``options``. Raises :class:`BadRequest`."""
     request = common(body, options, settings, styles)
-    check(request, settings)  # the second pass is measured by the first
+    check(request, settings)
     if body.enable_hr:
         request = _first_phase(body, request)
+        check(request, settings)  # the second pass is measured by the first
         hires = _hires(body, request, options, settings)
         if hires.prompt or hires.negative_prompt:
             texts = prompts(body, hires.prompt or "", hires.negative_prompt or "", options, styles)

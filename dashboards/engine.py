@@ -202,10 +202,17 @@ def build() -> Dashboard:
             unit="bytes",
         ),
         lines(
+            "Asleep",
+            "1 where the weights have left the device because nobody asked for an image (SD_IDLE_SLEEP).",
+            Query(f"max by (pod, where) ({of('sd_weights_asleep')})", "{{where}} {{pod}}"),
+            unit="short",
+        ),
+        lines(
             "RAM",
             "Resident memory of each pod's process; compare with the pod's limit.",
             Query(of("process_resident_memory_bytes", job=JOB), "{{pod}}"),
             unit="bytes",
+            width=24,
         ),
         lines(
             "Memory of requests",

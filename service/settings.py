@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.plan.measures import parse
-from service.plan.work import sides
+from service.plan.size import sides
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The folder of the checkpoint that ships with the project."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from service.batch.errors import BatchError
 from service.batch.manifest import Line, Manifest
@@ -52,13 +52,28 @@ class NoTracker:
         """Nothing."""
 
 
+_HOW: Final = frozenset(
+    {
+        "WANDB_ERROR_REPORTING",
+        "WANDB_SILENT",
+        "WANDB_DIR",
+        "WANDB_CACHE_DIR",
+        "WANDB_CONFIG_DIR",
+        "WANDB_DATA_DIR",
+    }
+)
+"""Variables that say how W&B behaves, and not that a run is wanted."""
+
+
 def wanted() -> bool:
     """True where W&B's variables are set, and do not say that it is off."""
     off = os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in (
         "1",
         "true",
     )
-    return not off and any(name.startswith("WANDB_") and value for name, value in os.environ.items())
+    return not off and any(
+        name.startswith("WANDB_") and name not in _HOW and value for name, value in os.environ.items()
+    )
 
 
 @contextmanager

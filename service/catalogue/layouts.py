@@ -150,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelLoadError(
             f"{path} cannot be read ({error.strerror}): the checkpoint is incomplete."
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelLoadError(f"{path} is not JSON: fetch the checkpoint again.") from None
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path} is not a JSON object: fetch the checkpoint again.")

@@ -10,7 +10,8 @@ from service.plan.measures import AUTO, NONE, Measures, parse
 from service.plan.networks.upscaler import Upscaler
 from service.plan.planner import Plan, choose_plan
 from service.plan.platform import GIB, Platform
-from service.plan.work import Work, sides
+from service.plan.size import sides
+from service.plan.work import Work
 from service.settings import Settings
 
 _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -132,7 +132,8 @@ class Seen:
         assert [error for error in self.errors if not any(part in error for part in self.allowed)] == []
 
 
-@pytest.fixture(scope="session")
+# By module, not by session: while it is there an event loop runs in this thread, and others want one of their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, with a fresh profile."""
     if CHROMIUM is None:

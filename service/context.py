@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from fastapi import FastAPI, Request
 
@@ -20,6 +21,9 @@ from service.core.tasks import TaskRegistry
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.store import Store
+
+LAST_CHANCE: Final = 10.0
+"""Seconds that work has to end after it was cancelled at the end of a drain; then the process leaves without it."""
 
 
 @dataclass(eq=False)
@@ -53,7 +57,9 @@ class Context:
                 await self._idle()
         except TimeoutError:
             self.abort()
-            await self._idle()
+            with suppress(TimeoutError):  # a device that hangs lets go of nothing
+                async with asyncio.timeout(LAST_CHANCE):
+                    await self._idle()
         for farewell in self.on_drained:
             await farewell()
 

@@ -1,5 +1,6 @@
 """The door: whatever happens to a request for work, it is counted once, as what the client saw."""
 
+import asyncio
 import socket
 import threading
 from collections import Counter
@@ -178,6 +179,24 @@ def test_a_load_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
         engine.load_error = None
         live.wait_until(lambda: live.context.lifecycle.accepts_work)
         assert client.post(TXT2IMG, json=SMALL).status_code == 200
+
+
+def test_a_device_that_hangs_does_not_hold_the_drain_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.context.LAST_CHANCE", 0.1)
+    stuck = threading.Event()
+
+    class Hanging(FakeEngine):
+        def generate(self, *arguments: Any) -> Any:
+            stuck.wait(60)
+            return super().generate(*arguments)
+
+    with serve_here(Hanging()) as live:
+        waiting = post_raw(live.port, SMALL)
+        live.wait_until(lambda: live.context.backend.running)
+        asyncio.run_coroutine_threadsafe(live.context.drain(0.1), live.loop).result(20)
+        assert live.call(lambda: live.context.backend.running), "it hangs still"
+        stuck.set()
+        waiting.close()
 
 
 def test_the_checkpoint_in_use_is_exported_after_each_picture(live: LiveServer) -> None:

@@ -59,7 +59,7 @@ screenshots: $(VENV)/.dev  ## Take the pictures of the page in docs/page/ (needs
 
 COVERED := --cov --cov-report= --cov-append
 # Percent of lines and branches of service/ below which `make test` fails.
-FLOOR := 80
+FLOOR := 87
 
 test: $(VENV)/.dev browser-tools  ## Run all tests, and say what they cover
 	rm -f .coverage

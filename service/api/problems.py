@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from service.api.scope import TASK
-from service.core.errors import BadRequest, NotAuthenticated, ServiceError
+from service.core.errors import BadRequest, NotAuthenticated, ServiceError, UnknownName
 from service.core.tasks import Task
 
 Shapes: TypeAlias = Sequence[tuple[tuple[str, ...], Callable[[ServiceError], Response]]]
@@ -38,7 +38,10 @@ def problem_response(error: ServiceError) -> Response:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Basic realm="knative-diffusion"'
-    body = {"error": type(error).__name__, "detail": error.detail, "body": "", "errors": error.detail}
+    # A1111 leaves `errors` empty where it refuses; where it fails, the text stands there alone.
+    refused = isinstance(error, BadRequest | NotAuthenticated) and not isinstance(error, UnknownName)
+    errors = "" if refused else error.detail
+    body = {"error": type(error).__name__, "detail": error.detail, "body": "", "errors": errors}
     return json_response(body, error.status, headers)
 
 

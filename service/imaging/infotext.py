@@ -16,10 +16,10 @@ from service.core.generation import GenerationResult
 
 NEGATIVE: Final = "Negative prompt:"
 
-DEFAULTS: Final[Mapping[str, str]] = {
+DEFAULTS: Final[Mapping[str, str | int | bool]] = {
     "Clip skip": "1",
-    "Hires resize-1": "0",
-    "Hires resize-2": "0",
+    "Hires resize-1": 0,
+    "Hires resize-2": 0,
     "Hires sampler": "Use same sampler",
     "Hires schedule type": "Use same scheduler",
     "Hires checkpoint": "Use same checkpoint",
@@ -28,19 +28,18 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "Mask mode": "Inpaint masked",
     "Masked content": "original",
     "Inpaint area": "Whole picture",
-    "Masked area padding": "32",
+    "Masked area padding": 32,
     "RNG": "GPU",
     "Schedule type": "Automatic",
-    "Schedule max sigma": "0",
-    "Schedule min sigma": "0",
-    "Schedule rho": "0",
+    "Schedule max sigma": 0,
+    "Schedule min sigma": 0,
+    "Schedule rho": 0,
     "VAE Encoder": "Full",
     "VAE Decoder": "Full",
     "FP8 weight": "Disable",
-    "Emphasis": "Original",
-    "Refiner switch by sampling steps": "False",
+    "Refiner switch by sampling steps": False,
 }
-"""What A1111 takes a key for that an infotext does not mention."""
+"""What A1111 takes a key for that an infotext does not mention; not all of them are texts."""
 
 _FEWEST_PAIRS: Final = 3  # a last line with fewer is part of the prompt
 _LONGEST_KEY: Final = 100
@@ -224,11 +223,10 @@ def quote(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def parse(text: str, *, defaults: bool = True) -> dict[str, str]:
+def parse(text: str) -> dict[str, str]:
     """Read an infotext back: its pairs, then "Prompt" and "Negative prompt", all of them strings.
 
-    "512x768" comes as two keys, "Size-1" and "Size-2". With ``defaults`` the keys of :data:`DEFAULTS` that
-    the text lacks are filled in, as A1111 does for any text, even "". The last line holds parameters only
+    "512x768" comes as two keys, "Size-1" and "Size-2". The last line holds parameters only
     if there are at least three in it; otherwise it belongs to the prompt. Never raises; the time is linear
     in the length.
     """
@@ -247,8 +245,6 @@ def parse(text: str, *, defaults: bool = True) -> dict[str, str]:
     start = next((number for number, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     values["Prompt"] = "\n".join(lines[:start])
     values["Negative prompt"] = "\n".join(lines[start:]).removeprefix(NEGATIVE).removeprefix(" ")
-    if defaults:
-        values |= {key: value for key, value in DEFAULTS.items() if key not in values}
     return values
 
 

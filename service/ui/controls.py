@@ -187,7 +187,7 @@ _PASTED: Final[dict[str, tuple[str, Any]]] = {
 
 def pasted(controls: Controls, text: str) -> list[Any]:
     """Updates that bring the controls to what an infotext says; what it does not say stays as it is."""
-    said = infotext.parse(text, defaults=False) if text else {}
+    said = infotext.parse(text) if text else {}
     values: dict[str, Any] = {}
     for key, (name, convert) in _PASTED.items():
         if key in said:

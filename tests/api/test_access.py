@@ -37,7 +37,7 @@ def test_every_route_but_the_probes_wants_credentials(guarded: LiveServer, metho
     answer = httpx.request(method, guarded.url + path, json={}, trust_env=False)
     assert answer.status_code == 401
     assert answer.json() == {
-        "error": "NotAuthenticated", "detail": "Not authenticated", "body": "", "errors": "Not authenticated",
+        "error": "NotAuthenticated", "detail": "Not authenticated", "body": "", "errors": "",
     }  # fmt: skip
     assert answer.headers["WWW-Authenticate"].startswith("Basic")
     assert "set-cookie" not in answer.headers
@@ -200,6 +200,8 @@ def test_cmd_flags_tell_no_secrets() -> None:
         with live.client(auth=("user", "topsecret")) as client:
             flags = client.get("/sdapi/v1/cmd-flags")
         assert flags.json()["api"] is True
+        assert flags.json()["port"] == str(live.context.settings.port)
+        assert flags.json()["lora_dir"] is None
         assert flags.json()["api_auth"] is None
         assert "topsecret" not in flags.text
         assert "/private" not in flags.text

@@ -114,6 +114,16 @@ def test_png_info_of_an_image_without_any(api: Api) -> None:
     content = api.post("/sdapi/v1/png-info", json={"image": picture()}).json()
     assert (content["info"], content["items"]) == ("", {})
     assert content["parameters"] == {**infotext.DEFAULTS, "Prompt": "", "Negative prompt": ""}
+    assert content["parameters"]["Masked area padding"] == 32
+    assert content["parameters"]["Refiner switch by sampling steps"] is False
+    assert "Emphasis" not in content["parameters"]
+
+
+def test_png_info_names_the_emphasis_of_a_weighted_prompt(api: Api) -> None:
+    image = api.txt2img(prompt="a (cat:1.3)").json()["images"][0]
+    content = api.post("/sdapi/v1/png-info", json={"image": image}).json()
+    assert content["parameters"]["Emphasis"] == "Original"
+    assert content["parameters"]["Steps"].isdigit(), "what the text says stays text"
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/jpeg;base64,"])

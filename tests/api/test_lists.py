@@ -181,3 +181,19 @@ def test_everything_is_described(api: Api) -> None:
             assert operation.get("description"), (method, path)
     assert api.get("/docs").status_code == 200
     assert api.get("/redoc").status_code == 200
+
+
+def test_options_of_a1111s_own_extensions_are_there(api: Api) -> None:
+    options = get(api, "options")
+    assert (options["sd_lora"], options["lora_preferred_name"]) == ("None", "Alias from file")
+    assert options["canvas_disabled_functions"] == ["Overlap"]
+    assert (options["extra_options_txt2img"], options["extra_options_cols"]) == ([], 1)
+    assert {"settings_in_ui", "sd_vae_explanation", "profiling_explanation"} <= options.keys()
+
+
+def test_what_is_refused_leaves_errors_empty_and_what_is_not_found_does_not(api: Api) -> None:
+    refused = api.post("/sdapi/v1/img2img", json={}).json()
+    assert refused["detail"].startswith("Init image not found")
+    assert refused["errors"] == ""
+    unknown = api.post("/sdapi/v1/options", json={"sd_model_checkpoint": "nope"}).json()
+    assert "nope" in unknown["errors"]

@@ -147,7 +147,15 @@ def test_scripts_are_listed_with_their_arguments(live: tuple[LiveServer, FakeEng
             "img2img": ["prompt matrix", "sd upscale", "x/y/z plot"],
         }
         described = {script["name"]: script for script in client.get("/sdapi/v1/script-info").json()}
-        assert "Steps" in described["x/y/z plot"]["args"][0]["choices"]
+        axes = described["x/y/z plot"]["args"]
+        assert axes[0]["value"] == "Seed"
+        assert axes[0]["choices"][:2] == ["Nothing", "Seed"]
+        assert "Cond. Image Mask Weight" in axes[0]["choices"], "the last one described is img2img's"
+        assert "Hires steps" not in axes[0]["choices"]
+        assert (axes[2]["value"], axes[2]["choices"]) == (None, [])
+        assert axes[-1]["label"] == "Use text inputs instead of dropdowns"
+        upscalers = [one["name"] for one in client.get("/sdapi/v1/upscalers").json()]
+        assert described["sd upscale"]["args"][2]["choices"] == upscalers
 
 
 def test_positions_of_axes_are_those_that_clients_know() -> None:

@@ -38,7 +38,7 @@ async def imagine(
     context: ContextDep,
     task: TaskDep,
     prompt: Annotated[str, Query(min_length=1, description="What to draw.")],
-    img_size: Annotated[int, Query(description="Width and height in pixels, a multiple of 8.")] = 512,
+    img_size: Annotated[int, Query(description="Side in pixels; rounded down to what 8 divides.")] = 512,
     negative_prompt: Annotated[str, Query(description="What not to draw.")] = "",
     steps: Annotated[int, Query(description="Sampler steps.")] = pictures.DEFAULT_STEPS,
     seed: Annotated[int | None, Query(ge=0, lt=2**63, description="Leave it out for a random one.")] = None,

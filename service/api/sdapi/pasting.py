@@ -103,7 +103,7 @@ def fill(body: Body, knows: Callable[[str], str | None]) -> tuple[Body, list[str
     """
     if not body.infotext:
         return body, []
-    said = infotext.parse(body.infotext, defaults=False)
+    said = infotext.parse(body.infotext)
     asked = body.model_fields_set
     fields = _read(said, _FIELDS)
     if isinstance(body, Txt2ImgBody):

@@ -64,9 +64,9 @@ SCRIPTS: Final[list[Script]] = [
                 Argument(f"{axis} {what}", value, choices=choices)
                 for axis in "XYZ"
                 for what, value, choices in (
-                    ("type", "Nothing", tuple(a.label for a in xyz_plot.axes_for("txt2img") if a.apply)),
+                    ("type", "Seed" if axis == "X" else "Nothing", ()),
                     ("values", "", None),
-                    ("values", [], None),
+                    ("values", None, ()),
                 )
             ),
             Argument("Draw legend", True),
@@ -77,10 +77,19 @@ SCRIPTS: Final[list[Script]] = [
             Argument("Vary seeds for Y", False),
             Argument("Vary seeds for Z", False),
             Argument("Grid margins (px)", 0, 0, 500, 2),
+            Argument("Use text inputs instead of dropdowns", False),
         ),
     ),
 ]
 """All selectable scripts, in the order of the lists. There are no always-on scripts."""
+
+
+def described(script: Script, kind: str, catalogue: Catalogue) -> list[Argument]:
+    """The arguments of ``script``, with the axes and the upscalers that ``kind`` can choose from here."""
+    axes = tuple(axis.label for axis in xyz_plot.axes_for(kind) if axis.apply or axis.label == "Nothing")
+    upscalers = tuple(upscaler.name for upscaler in catalogue.upscalers)
+    choices = {"X type": axes, "Y type": axes, "Z type": axes, "Upscaler": upscalers}
+    return [replace(one, choices=choices.get(one.label, one.choices)) for one in script.arguments]
 
 
 def plan_script(

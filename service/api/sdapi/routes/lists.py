@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from service.api.problems import json_response
-from service.api.sdapi.script_names import SCRIPTS
+from service.api.sdapi.script_names import SCRIPTS, described
 from service.catalogue import samplers
 from service.catalogue.upscalers import LATENT_MODES
 from service.context import Context, get_context
@@ -324,7 +324,7 @@ async def get_scripts() -> Response:
 
 
 @router.get("/script-info", response_model=list[ScriptItem], summary="Scripts and their arguments")
-async def get_script_info() -> Response:
+async def get_script_info(context: ContextDep) -> Response:
     """One entry for each script and kind of request."""
     return json_response(
         [
@@ -341,7 +341,7 @@ async def get_script_info() -> Response:
                         "step": argument.step,
                         "choices": argument.choices,
                     }
-                    for argument in script.arguments
+                    for argument in described(script, kind, context.backend.catalogue)
                 ],
             }
             for kind in ("txt2img", "img2img")

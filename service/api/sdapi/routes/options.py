@@ -97,7 +97,7 @@ def _flags(settings: Settings) -> dict[str, Any]:
         "api": True,
         "nowebui": True,
         "listen": settings.host not in ("127.0.0.1", "localhost", "::1"),
-        "port": settings.port,
+        "port": str(settings.port),  # A1111 tells a text
         "subpath": settings.root_path or None,
         "cors_allow_origins": ",".join(settings.cors_allow_origins) or None,
         "api_server_stop": settings.enable_server_stop,

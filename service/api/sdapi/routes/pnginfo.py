@@ -22,6 +22,7 @@ from service.core.tasks import Task
 from service.imaging import decode, infotext
 from service.imaging.metadata import read_metadata
 from service.imaging.reader import PictureReader
+from service.prompt.attention import Span, parse_attention
 from service.settings import Settings
 
 router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
@@ -65,6 +66,11 @@ class InterrogateAnswer(Lenient):
     caption: str
 
 
+def _weighs(prompt: str) -> bool:
+    """Whether any part of ``prompt`` has a weight: only then does A1111 name the emphasis that goes unsaid."""
+    return any(isinstance(piece, Span) and piece.weight != 1 for piece in parse_attention(prompt))
+
+
 def _picture(text: str, settings: Settings, task: Task) -> Image.Image:
     reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, task.claim)
     return reader.read([text], ["image"])[0]
@@ -77,7 +83,10 @@ async def png_info(body: PngInfoBody, context: ContextDep, task: TaskDep) -> Res
 
     def read() -> bytes:
         found = read_metadata(_picture(given, context.settings, task))
-        parameters = infotext.parse(found.infotext[:LONGEST_TEXT])
+        said = infotext.parse(found.infotext[:LONGEST_TEXT])
+        parameters: dict[str, str | int | bool] = {**infotext.DEFAULTS, **said}
+        if _weighs(said["Prompt"]) or _weighs(said["Negative prompt"]):
+            parameters.setdefault("Emphasis", "Original")
         return orjson.dumps({"info": found.infotext, "items": found.items, "parameters": parameters})
 
     answer = await context.lanes.read(task, read)

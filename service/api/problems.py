@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import orjson
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 from starlette.types import Scope
 
 from service.api.scope import TASK
-from service.core.errors import BadRequest, NotAuthenticated, ServiceError, UnknownName
+from service.core.errors import BadRequest, Cancelled, NotAuthenticated, ServiceError, UnknownName
 from service.core.tasks import Task
+
+log = structlog.get_logger(__name__)
 
 Shapes: TypeAlias = Sequence[tuple[tuple[str, ...], Callable[[ServiceError], Response]]]
 
@@ -58,6 +61,16 @@ def _shape_of(scope: Scope) -> Callable[[ServiceError], Response] | None:
 def mistake(error: Exception) -> ServiceError:
     """What is answered for an exception that nobody foresaw; its text stays in the log."""
     return ServiceError(f"The server made a mistake ({type(error).__name__}): see its log.")
+
+
+def foreseen(error: BaseException) -> ServiceError:
+    """``error`` as it may be told; what nobody foresaw is logged first."""
+    if isinstance(error, ServiceError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    if isinstance(error, Exception):
+        return mistake(error)
+    return Cancelled("The server is stopping.", cause="shutdown")
 
 
 def validation_problem(error: RequestValidationError) -> Response:

@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Final
 
-import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response, StreamingResponse
 
 from service.api import scope as scopes
 from service.api.admission import Work, get_task
+from service.api.following import SILENCE, Following
 from service.api.limits import check
 from service.api.native.events import HEARTBEAT
-from service.api.problems import AS_IT_IS, json_response, mistake
+from service.api.problems import AS_IT_IS, foreseen, json_response
 from service.backends.frames import frame
 from service.backends.wire import MEDIA_TYPE, Control, Order, Told, pack, read_job, unpack
 from service.catalogue import samplers
@@ -31,8 +31,6 @@ from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Caption, Generate, Job, LoadCheckpoint, Refresh, Series, Upscale
 from service.core.tasks import Task
 from service.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["fronts"], include_in_schema=False)
 
@@ -172,39 +170,25 @@ def _picture(picture: Any, settings: Settings, channels: tuple[int, ...] = (3,))
 async def _stream(
     job: Job[Any], order: Order, started: Told, deadline: asyncio.TimerHandle, context: Context, task: Task
 ) -> AsyncIterator[bytes]:
-    outbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
-    task.listen(outbox.put_nowait)
-    working = asyncio.ensure_future(_work(job, order, context, task))
-    working.add_done_callback(lambda _: outbox.put_nowait(None))
     try:
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    event = await outbox.get()
-            except TimeoutError:
-                yield frame(pack(Told("waiting")))
-                continue
-            if event is None:
-                break
-            yield frame(pack(_told(event, started, context, task)))
-        error = working.exception()
-        if error is None:
-            last = Told(
-                "result",
-                result=await context.lanes.run(None, pack, working.result()),
-                seconds={str(stage): spent for stage, spent in task.timings.stages.items()},
-                cold_start=task.cold_start,
-                memory=context.backend.memory(),
-            )
-            yield frame(await context.lanes.run(None, pack, last))
-        else:
-            task.failure = error
-            yield frame(pack(_failure(error)))
+        with Following(task, _work(job, order, context, task), HEARTBEAT) as following:
+            async for event in following:
+                told = Told("waiting") if event == SILENCE else _told(event, started, context, task)
+                yield frame(pack(told))
+            error = following.failure()
+            if error is None:
+                last = Told(
+                    "result",
+                    result=await context.lanes.run(None, pack, following.result()),
+                    seconds={str(stage): spent for stage, spent in task.timings.stages.items()},
+                    cold_start=task.cold_start,
+                    memory=context.backend.memory(),
+                )
+                yield frame(await context.lanes.run(None, pack, last))
+            else:
+                yield frame(pack(_failure(foreseen(error))))
     finally:
         deadline.cancel()
-        if not working.done():
-            task.token.cancel("disconnect")
-            working.cancel()
 
 
 async def _work(job: Job[Any], order: Order, context: Context, task: Task) -> Any:
@@ -235,14 +219,7 @@ def _told(event: TaskEvent, started: Told, context: Context, task: Task) -> Told
             return Told("progress", progress=pack(event))
 
 
-def _failure(error: BaseException) -> Told:
-    if not isinstance(error, ServiceError):
-        log.error("unexpected error", exc_info=error)
-        error = (
-            mistake(error)
-            if isinstance(error, Exception)
-            else Cancelled("The server is stopping.", cause="shutdown")
-        )
+def _failure(error: ServiceError) -> Told:
     return Told(
         "error",
         status=error.status,

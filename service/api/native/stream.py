@@ -1,63 +1,41 @@
 """A task as a stream of server-sent events: what is told of it while it waits and runs, and how it ended."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
-import structlog
 from fastapi.sse import format_sse_event
 
 from service.api import problems
+from service.api.following import SILENCE, Following
 from service.api.native import events
 from service.context import Context
-from service.core.errors import Cancelled, ServiceError
+from service.core.errors import ServiceError
 from service.core.events import Progress, Queued, Started, TaskEvent
 from service.core.tasks import Task
 from service.imaging.preview import make_preview
-
-log = structlog.get_logger(__name__)
 
 
 async def stream(
     work: Callable[[], Awaitable[dict[str, Any]]], context: Context, task: Task
 ) -> AsyncIterator[bytes]:
     """The bytes of the stream of ``task``, which ``work`` is done for; ends after ``result`` or ``error``."""
-    outbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
-    task.listen(outbox.put_nowait)
-    working = asyncio.ensure_future(work())
-    working.add_done_callback(lambda _: outbox.put_nowait(None))
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(events.HEARTBEAT):
-                    event = await outbox.get()
-            except TimeoutError:
+    with Following(task, work(), events.HEARTBEAT) as following:
+        async for event in following:
+            if event == SILENCE:
                 yield format_sse_event(comment="waiting")
-                continue
-            if event is None:
-                break
-            yield await _event(task, event, context)
-        error = working.exception()
+            else:
+                yield await _event(task, event, context)
+        error = following.failure()
         if error is None:
-            content = await context.lanes.run(None, orjson.dumps, working.result())
+            content = await context.lanes.run(None, orjson.dumps, following.result())
             yield format_sse_event(event="result", data_str=content.decode())
         else:
-            task.failure = error
-            yield _sse("error", _failed(task, error))
-    finally:
-        if not working.done():
-            task.token.cancel("disconnect")
-            working.cancel()
+            yield _sse("error", _failed(task, problems.foreseen(error)))
 
 
-def _failed(task: Task, error: BaseException) -> dict[str, Any]:
-    if not isinstance(error, ServiceError):
-        log.error("unexpected error", exc_info=error)
-        error = (
-            problems.mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
-        )
+def _failed(task: Task, error: ServiceError) -> dict[str, Any]:
     return events.ErrorEvent(
         task_id=task.id,
         status=error.status,

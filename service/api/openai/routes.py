@@ -1,6 +1,5 @@
 """POST /v1/images/generations and /v1/images/edits, GET /v1/models: OpenAI's images API."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -8,7 +7,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, format_sse_event
@@ -19,20 +17,18 @@ from starlette.responses import Response
 from service.api import pictures
 from service.api.admission import Work, get_task
 from service.api.dialect import Dialect
+from service.api.following import Following
 from service.api.json_route import JsonRoute
 from service.api.openai.bodies import ImagesBody, checkpoint_of
 from service.api.openai.edits import prepare, read_form
 from service.api.openai.problems import openai_problem
-from service.api.problems import AS_IT_IS, json_response, mistake, picture_response
+from service.api.problems import AS_IT_IS, foreseen, json_response, picture_response
 from service.context import Context, get_context
-from service.core.errors import Cancelled, ServiceError
-from service.core.events import Progress, TaskEvent
+from service.core.events import Progress
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.pixels import Pixels
 from service.core.tasks import Task
 from service.imaging.formats import Encoding, encode, encode_base64
-
-log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
@@ -169,13 +165,9 @@ async def _stream(
     name: str,
 ) -> AsyncIterator[bytes]:
     """Partial images as they come, each finished one, or an error; OpenAI's events."""
-    outbox: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
-    task.listen(outbox.put_nowait)
-    making = asyncio.ensure_future(_make(asked, encoding, finish, context, task))
-    making.add_done_callback(lambda _: outbox.put_nowait(None))
     partial = 0
-    try:
-        while (event := await outbox.get()) is not None:
+    with Following(task, _make(asked, encoding, finish, context, task)) as following:
+        async for event in following:
             preview = event.preview if isinstance(event, Progress) else None
             if preview is None or partial >= (body.partial_images or 0):
                 continue
@@ -183,26 +175,14 @@ async def _stream(
             told = {"b64_json": image, "partial_image_index": partial, "created_at": int(time.time())}
             yield _event(f"{name}.partial_image", {**told, **_about(body, asked)})
             partial += 1
-        error = making.exception()
+        error = following.failure()
         if error is None:
             usage = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0}
-            for image in making.result().images:
+            for image in following.result().images:
                 told = {"b64_json": image, "created_at": int(time.time()), "usage": usage}
                 yield _event(f"{name}.completed", {**told, **_about(body, asked)})
         else:
-            task.failure = error
-            yield _event("error", orjson.loads(openai_problem(_known(error)).body))
-    finally:
-        if not making.done():
-            task.token.cancel("disconnect")
-            making.cancel()
-
-
-def _known(error: BaseException) -> ServiceError:
-    if isinstance(error, ServiceError):
-        return error
-    log.error("unexpected error", exc_info=error)
-    return mistake(error) if isinstance(error, Exception) else Cancelled("The server is stopping.")
+            yield _event("error", orjson.loads(openai_problem(foreseen(error)).body))
 
 
 def _enlarged(preview: Pixels, asked: GenerationRequest, encoding: Encoding) -> str:

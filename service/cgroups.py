@@ -17,8 +17,8 @@ def folders(controller: str, cgroups: Path = CGROUPS, membership: Path = MEMBERS
     """
     try:
         lines = membership.read_text().splitlines()
-    except OSError:  # no Linux, or no /proc
-        return
+    except OSError:  # no Linux, or no /proc: what is shown is all that there can be
+        lines = ["0::/", f"1:{controller}:/"]
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":

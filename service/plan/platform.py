@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from service import cgroups
 from service.gpu_slice import read_gpu_slice
 from service.plan.tape import CPU, CUDA, Kernels
 
@@ -113,30 +114,11 @@ def main_memory_limit(root: Path = Path("/")) -> tuple[int, str]:
 
 
 def control_groups(root: Path = Path("/")) -> list[tuple[Path, str]]:
-    """The folders of this process' memory control group (v2 and v1) and of those around it, each with its limit's file.
-
-    In a container its own group is the root; a systemd unit's lies below.
+    """The folders that may limit this process' memory, each with the file of the limit (v2 and v1): its own group's
+    and those around it.
     """
-    own: dict[str, str] = {}
-    try:
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "" or "memory" in controllers.split(","):
-                own[controllers and "memory"] = path
-    except (OSError, ValueError):
-        pass
-    found: list[tuple[Path, str]] = []
-    for kind, mount, name in (
-        ("", root / "sys/fs/cgroup", "memory.max"),
-        ("memory", root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-    ):
-        folder = mount / own.get(kind, "/").lstrip("/")
-        while True:
-            found.append((folder, name))
-            if folder == mount or mount not in folder.parents:
-                break
-            folder = folder.parent
-    return found
+    folders = cgroups.folders("memory", root / "sys/fs/cgroup", root / "proc/self/cgroup")
+    return [(folder, name) for folder in folders for name in ("memory.max", "memory.limit_in_bytes")]
 
 
 def _number(path: Path) -> int:

@@ -24,7 +24,18 @@ from service.catalogue.catalogue import Catalogue, find_checkpoint
 from service.core.errors import BadRequest, Cancelled, QueueFull, UnknownName, UpstreamError
 from service.core.events import Queued
 from service.core.generation import GenerationRequest, GenerationResult
-from service.core.jobs import Generate, Job, LoadCheckpoint, Refresh, Series, Unload, Upscale, Upscaled
+from service.core.jobs import (
+    Generate,
+    Job,
+    LoadCheckpoint,
+    Refresh,
+    Series,
+    Unload,
+    Upscale,
+    Upscaled,
+    requests_of,
+    with_requests,
+)
 from service.core.lifecycle import Lifecycle, Probe
 from service.core.records import CheckpointInfo
 from service.core.tasks import Task
@@ -44,8 +55,9 @@ CONNECT_TIMEOUT: Final = 5.0
 class RemoteBackend:
     """See :class:`service.backends.port.Backend`. ``upstreams`` are addresses by name, the first one the default.
 
-    ``own_catalogue`` (from a models folder that is mounted here) wins over what upstreams tell; ``seconds`` is a
-    request's deadline, ``tries`` how often a job is sent in all. ``transport`` takes the place of sockets.
+    What ``read_catalogue`` finds at the start (a models folder mounted here) wins over what upstreams tell;
+    ``seconds`` is a request's deadline, ``tries`` how often a job is sent in all. ``transport`` takes the place of
+    sockets.
     """
 
     def __init__(
@@ -277,15 +289,10 @@ class RemoteBackend:
 
 def _wanted(job: Job[Any]) -> list[str]:
     """The checkpoints that ``job`` names."""
-    requests: list[GenerationRequest] = []
-    if isinstance(job, Generate):
-        requests = [job.request]
-    elif isinstance(job, Series):
-        requests = [*job.requests, *([job.tiles.request] if job.tiles else [])]
     return sorted(
         {
             name
-            for one in requests
+            for one in requests_of(job)
             for name in (one.checkpoint, one.refiner_checkpoint, one.hires.checkpoint if one.hires else None)
             if name
         }
@@ -307,13 +314,7 @@ def _addressed(job: Job[Any], upstream: str) -> Job[Any]:
     def own(request: GenerationRequest) -> GenerationRequest:
         return replace(request, checkpoint=None) if request.checkpoint == upstream else request
 
-    match job:
-        case Generate():
-            return Generate(own(job.request))
-        case Series():
-            tiles = job.tiles and replace(job.tiles, request=own(job.tiles.request))
-            return Series(tuple(map(own, job.requests)), tiles)
-    return job
+    return with_requests(job, own)
 
 
 def _unknown(name: str) -> Catalogue:

@@ -4,8 +4,9 @@
 seeds are fixed before a job is made, so that a lost pod costs time and never a picture.
 """
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, cast
 
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.pixels import Pixels
@@ -13,6 +14,7 @@ from service.core.records import CheckpointInfo
 from service.core.tiling import Tiling
 
 R_co = TypeVar("R_co", covariant=True)
+J = TypeVar("J", bound="Job[Any]")
 
 
 class Job(Generic[R_co]):
@@ -92,3 +94,25 @@ class Refresh(Job[None]):
 @dataclass(frozen=True, slots=True)
 class Unload(Job[None]):
     """Give back the memory of all checkpoints."""
+
+
+def requests_of(job: Job[Any]) -> tuple[GenerationRequest, ...]:
+    """The requests that ``job`` is made of, its tiles' last; none for a job that generates nothing."""
+    match job:
+        case Generate():
+            return (job.request,)
+        case Series():
+            return (*job.requests, job.tiles.request) if job.tiles else job.requests
+    return ()
+
+
+def with_requests(job: J, change: Callable[[GenerationRequest], GenerationRequest]) -> J:
+    """``job`` with each of its requests changed."""
+    made: Job[Any] = job
+    match job:
+        case Generate():
+            made = Generate(change(job.request))
+        case Series():
+            tiles = job.tiles and replace(job.tiles, request=change(job.tiles.request))
+            made = Series(tuple(map(change, job.requests)), tiles)
+    return cast(J, made)

@@ -27,7 +27,7 @@ from service.api.sdapi.routes.generation import make, ready
 from service.context import Context, get_context
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest
-from service.core.jobs import Series
+from service.core.jobs import with_requests
 from service.core.tasks import Task
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["native"])
@@ -100,11 +100,7 @@ def _with_previews(prepared: Prepared, every: int) -> Prepared:
 
     script = prepared.script
     if script is not None:
-        tiles = script.job.tiles
-        job = Series(
-            tuple(map(told, script.job.requests)), tiles and replace(tiles, request=told(tiles.request))
-        )
-        script = replace(script, job=job)
+        script = replace(script, job=with_requests(script.job, told))
     return replace(prepared, generation=told(prepared.generation), script=script)
 
 

@@ -1,8 +1,9 @@
 """Requests around the limit of a memory control group: each a picture or a 507, and the kernel never has to kill.
 
 The service runs in a group of its own (this needs root, or a group that may be written to). Then the refused requests
-that were nearest to the limit are made by a service in a larger one, to see whether the refusal was right. The last
-line is one JSON object.
+that were nearest to the limit are made by a service in a larger one, to see whether the refusal was right. What that
+process holds beside the image is not what the first one held when it refused (libraries keep their kernels, and the
+first had made hundreds of sizes): the difference is taken into account. The last line is one JSON object.
 
     python -m bench.memory_limit [--requests 500] [--mib 1024] [--measures none]
 """
@@ -14,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,25 @@ def draw(numbers: random.Random) -> dict[str, Any]:
     return body
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that was refused, the bytes it was said to need, and what there was then."""
+
+    body: dict[str, Any]
+    planned: float
+    limit: int
+    base: int
+
+    @property
+    def is_near(self) -> bool:
+        """False if it is so far beyond the limit that nobody doubts it."""
+        return self.planned < NEAR * self.limit
+
+    def was_wrong(self, made: dict[str, Any]) -> bool:
+        """True if the image would have fitted: ``made`` is the plan of a service that made it, with what it took."""
+        return bool(made["measured_peak"] - made["base"] + self.base < self.limit)
+
+
 def plan(service: Running, client: httpx.Client) -> dict[str, Any]:
     """The plan that the service tells."""
     found: dict[str, Any] = client.get("/sdapi/v1/memory").json()["plan"]
@@ -79,8 +100,8 @@ def plan(service: Running, client: httpx.Client) -> dict[str, Any]:
 
 
 def planned(detail: str) -> float:
-    """GiB that a refusal says are needed."""
-    return float(detail.split(" needs ")[1].split(" GiB")[0])
+    """Bytes that a refusal says are needed."""
+    return float(detail.split(" needs ")[1].split(" GiB")[0]) * 2**30
 
 
 def main() -> None:
@@ -95,9 +116,8 @@ def main() -> None:
     chosen = parser.parse_args()
     numbers = random.Random(chosen.seed)
     outcomes: Counter[int] = Counter()
-    limit = chosen.mib / 1024
     errors: list[float] = []
-    refused: list[tuple[float, dict[str, Any]]] = []
+    refused: list[Refusal] = []
     options: dict[str, Any] = {
         "measures": chosen.measures,
         "memory_budget_mb": 4000,
@@ -117,14 +137,13 @@ def main() -> None:
                     outcomes[0] += 1
                     break
                 outcomes[answer.status_code] += 1
+                now = plan(service, client)
                 if answer.status_code == 507:
-                    refused.append((planned(answer.json()["detail"]), body))
+                    refused.append(Refusal(body, planned(answer.json()["detail"]), now["limit"], now["base"]))
                 elif answer.status_code == 200:
-                    now = plan(service, client)
                     errors.append(now["peak"] / now["measured_peak"] - 1)
-                    limit = now["limit"] / 2**30
         killed = kills(folder)
-    near = [(amount, body) for amount, body in refused if amount < NEAR * limit]
+    near = [refusal for refusal in refused if refusal.is_near]
     wrong = 0
     # A larger group, but not so large that freed memory would be kept, and counted.
     with (
@@ -132,9 +151,9 @@ def main() -> None:
         running(prefix=entering(folder), **(options | {"measures": "none"})) as larger,
         httpx.Client(base_url=larger.url, timeout=600, trust_env=False) as client,
     ):
-        for _, body in near:
-            client.post("/sdapi/v1/txt2img", json=body).raise_for_status()
-            wrong += plan(larger, client)["measured_peak"] / 2**30 < limit
+        for refusal in near:
+            client.post("/sdapi/v1/txt2img", json=refusal.body).raise_for_status()
+            wrong += refusal.was_wrong(plan(larger, client))
     print(
         json.dumps(
             {

@@ -185,7 +185,7 @@ class RemoteBackend:
             case LoadCheckpoint():
                 return cast(R, self.catalogue.find(job.name))
             case Refresh():
-                self._own = self._read_catalogue()
+                self._own = await asyncio.to_thread(self._read_catalogue)
                 for upstream in self._upstreams.values():
                     upstream.refresh_due = True
                 return cast(R, None)

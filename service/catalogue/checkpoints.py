@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Final
 import structlog
 
 from service.catalogue.catalogue import find_checkpoint
-from service.catalogue.files import is_tellable, leaving_out
-from service.catalogue.weights import INDEX, PICKLES, SUFFIX, refuse_pickle, weight_files
+from service.catalogue.files import is_tellable, leaving_out, weight_files_in
+from service.catalogue.layouts import identify
+from service.catalogue.weights import INDEX, PICKLES, SUFFIX, read_header, refuse_pickle, weight_files
 from service.core.errors import ModelLoadError
 from service.core.records import CheckpointInfo
 from service.settings import Settings
@@ -143,16 +144,29 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knative-diffusion" / "hashes"
 
 
-class CheckpointCatalogue:
-    """All checkpoints of this service by every name that A1111 accepts; the default one first.
+def checkpoints_in(root: Path) -> Iterator[CheckpointInfo]:
+    """The checkpoints below ``root`` that can be served, as their headers say: files by path, then folders by path.
 
-    ``offers`` says of a file in the models folder whether it is a checkpoint that can be served.
+    They have hashes where those are remembered.
     """
+    files = (path for path in weight_files_in(root) if not _inside_folder_checkpoint(path, root))
+    folders = sorted(index.parent for index in root.rglob(INDEX))
+    for path in (*files, *folders):
+        # Hidden folders hold what is still being fetched.
+        if any(part[0] == "." for part in path.relative_to(root).parts) or not is_tellable(path):
+            continue
+        if path.name.endswith(f".vae{SUFFIX}"):  # A1111 lets a checkpoint's VAE lie beside it
+            continue
+        with leaving_out(path):
+            if path.is_file():
+                identify(path, read_header(path)[0])
+            yield describe(path, root, hashed=False)
 
-    def __init__(
-        self, default: Path, settings: Settings, offers: Callable[[Path], bool] = lambda path: True
-    ) -> None:
-        self._offers = offers
+
+class CheckpointCatalogue:
+    """All checkpoints of this service by every name that A1111 accepts; the default one first."""
+
+    def __init__(self, default: Path, settings: Settings) -> None:
         self._default = default
         self._settings = settings
         self._infos: list[CheckpointInfo] = []
@@ -165,21 +179,9 @@ class CheckpointCatalogue:
             name = self._settings.model
         found = [describe(self._default, name=name, hashed=False)]
         root = self._settings.models_dir and self._settings.models_dir / "checkpoints"
-        if root and root.is_dir():
-            paths = [
-                path
-                for path in sorted(root.rglob(f"*{SUFFIX}"))
-                if path.is_file() and not _inside_folder_checkpoint(path, root)
-            ]
-            paths += sorted(index.parent for index in root.rglob(INDEX))
-            # Hidden folders hold what is still being fetched.
-            paths = [
-                path for path in paths if not any(part[0] == "." for part in path.relative_to(root).parts)
-            ]
-            for path in paths:
-                with leaving_out(path):
-                    if path.resolve() != self._default.resolve() and is_tellable(path) and self._offers(path):
-                        found.append(describe(path, root, hashed=False))
+        if root is not None:
+            default = self._default.resolve()
+            found += [info for info in checkpoints_in(root) if Path(info.filename).resolve() != default]
         self._infos = found
 
     def hashed(self, info: CheckpointInfo) -> CheckpointInfo:

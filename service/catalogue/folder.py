@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from service.catalogue.catalogue import Catalogue
-from service.catalogue.checkpoints import describe
-from service.catalogue.files import weight_files_in
+from service.catalogue.checkpoints import checkpoints_in
+from service.catalogue.files import leaving_out, weight_files_in
 from service.catalogue.upscalers import BUILT_IN
-from service.catalogue.weights import INDEX, SUFFIX, TensorEntry, read_header
-from service.core.errors import ModelLoadError
-from service.core.records import CheckpointInfo, EmbeddingInfo, LoraInfo, UpscalerInfo, VaeInfo
+from service.catalogue.weights import TensorEntry, read_header
+from service.core.records import EmbeddingInfo, LoraInfo, UpscalerInfo, VaeInfo
 
 _LORA_KEYS: Final = ("lora_", ".lora", "lokr_", "hada_", ".oft_", "oft_blocks", ".diff", ".alpha")
 
@@ -22,7 +21,7 @@ def read_folder(root: Path | None) -> Catalogue | None:
     """What is in ``root``; None where there is no such folder, or no checkpoint in it."""
     if root is None or not root.is_dir():
         return None
-    checkpoints = tuple(_checkpoints(root / "checkpoints"))
+    checkpoints = tuple(checkpoints_in(root / "checkpoints"))
     if not checkpoints:
         return None
     return Catalogue(
@@ -40,24 +39,10 @@ def read_folder(root: Path | None) -> Catalogue | None:
     )
 
 
-def _checkpoints(folder: Path) -> Iterator[CheckpointInfo]:
-    if not folder.is_dir():
-        return
-    folders = sorted(index.parent for index in folder.rglob(INDEX))
-    files = [path for path in weight_files_in(folder) if not any(path.is_relative_to(one) for one in folders)]
-    for path in (*files, *folders):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and not path.name.endswith(f".vae{SUFFIX}"):
-            yield describe(path, folder, hashed=False)
-
-
 def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, TensorEntry], dict[str, str]]]:
     for path in weight_files_in(folder):
-        try:
-            entries, metadata = read_header(path)
-        except ModelLoadError:
-            continue  # who loads it tells why
-        yield path, entries, metadata
+        with leaving_out(path):
+            yield path, *read_header(path)
 
 
 def _loras(folder: Path) -> Iterator[LoraInfo]:

@@ -9,10 +9,9 @@ from typing import Final, Protocol
 import structlog
 
 from service.catalogue.checkpoints import CheckpointCatalogue, hash_store
-from service.catalogue.files import left_out, look_again
-from service.catalogue.layouts import PREFIXES, files_to_read, identify
-from service.catalogue.weights import read_header, weight_files
-from service.core.errors import ModelLoadError
+from service.catalogue.files import look_again
+from service.catalogue.layouts import PREFIXES, files_to_read
+from service.catalogue.weights import weight_files
 from service.core.generation import GenerationRequest
 from service.core.records import CheckpointInfo
 from service.engine import memory
@@ -72,7 +71,7 @@ class Library:
         root = settings.models_dir
         look_again()
         folders = {name: root / name if root else None for name in FOLDERS}
-        self.catalogue = CheckpointCatalogue(default, settings, _is_served)
+        self.catalogue = CheckpointCatalogue(default, settings)
         self.vaes = VaeShelf(folders["vae"], channels_last=settings.channels_last)
         self.loras = LoraShelf(folders["loras"])
         self.embeddings = EmbeddingShelf(folders["embeddings"])
@@ -188,19 +187,6 @@ class Library:
         """The library as one request sees it, its models under ``measures``."""
         self._in_use.clear()
         return RequestModels(self, request, upscale, measures)
-
-
-def _is_served(path: Path) -> bool:
-    """Whether a file or folder among the checkpoints is one of a family that can be served, by its header."""
-    if path.name.endswith(".vae.safetensors"):  # A1111 lets a checkpoint's VAE lie beside it
-        return False
-    try:
-        if path.is_file():
-            identify(path, read_header(path)[0])
-    except ModelLoadError as error:
-        left_out(path, error.detail)
-        return False
-    return True
 
 
 def _exists(path: str) -> bool:

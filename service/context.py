@@ -15,6 +15,7 @@ from service.api.lanes import Lanes
 from service.api.sdapi.preferences import Preferences
 from service.api.sdapi.styles import StyleBook
 from service.backends.port import Backend
+from service.backends.wire import Digest
 from service.core.budget import Budget
 from service.core.lifecycle import Lifecycle
 from service.core.tasks import TaskRegistry
@@ -45,6 +46,8 @@ class Context:
     stop_server: Callable[[], None] = field(default=lambda: os.kill(os.getpid(), signal.SIGTERM))
     """Ends this process as a platform would: what runs and waits is finished first."""
 
+    digest: Digest = field(default_factory=Digest)
+    """Of the catalogue, by which fronts know whether theirs is the latest."""
     aborting: bool = False
     on_drained: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """Called when all work is answered: whoever keeps connections open that have no end of their own ends them."""

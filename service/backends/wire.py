@@ -4,6 +4,7 @@ A picture is a map of its shape and its bytes, uncompressed: it is encoded once,
 comes in is checked against the types of the dataclasses, and every array against its own size.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -123,6 +124,20 @@ def _dec_hook(kind: type, value: Any) -> Any:
         raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
     pixels: Pixels = np.frombuffer(data, np.uint8).reshape(shape)
     return pixels
+
+
+class Digest:
+    """The digest of a catalogue, worked out again only when it is another: the networks' metadata are megabytes."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Catalogue, str] | None = None
+
+    def of(self, catalogue: Catalogue) -> str:
+        """32 hexadecimal digits that change with anything in it. May be called from any thread."""
+        last = self._last
+        if last is None or last[0] != catalogue:
+            last = self._last = catalogue, hashlib.sha256(pack(catalogue)).hexdigest()[:32]
+        return last[1]
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_enc_hook)

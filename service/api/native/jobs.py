@@ -5,7 +5,6 @@ believed no more than any other client: names, limits and sizes are checked here
 """
 
 import asyncio
-import hashlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import fields, is_dataclass, replace
@@ -47,7 +46,7 @@ async def run(request: Request, context: ContextDep, task: TaskDep) -> Response:
     """Run a job; what can be refused before the stream begins is refused with a plain HTTP error."""
     context.backend.raise_if_refusing()
     body, catalogue = await request.body(), context.backend.catalogue
-    order, job, digest = await context.lanes.run(task, _read, body, context.settings, catalogue)
+    order, job, digest = await context.lanes.run(task, _read, body, context, catalogue)
     scopes.log_fields(request.scope)["order"] = order.task_id
     if isinstance(job, Generate):
         task.request = job.request
@@ -79,11 +78,11 @@ async def control(request: Request, context: ContextDep) -> Response:
     return json_response({})
 
 
-def _read(body: bytes, settings: Settings, catalogue: Catalogue) -> tuple[Order, Job[Any], str]:
+def _read(body: bytes, context: Context, catalogue: Catalogue) -> tuple[Order, Job[Any], str]:
     """The order, its job with the names of ``catalogue``, and the digest of that. Raises :class:`BadRequest`."""
     order = unpack(body, Order)
-    job = checked(read_job(order), settings, catalogue)
-    return order, job, hashlib.sha256(pack(catalogue)).hexdigest()[:32]
+    job = checked(read_job(order), context.settings, catalogue)
+    return order, job, context.digest.of(catalogue)
 
 
 def checked(job: Job[Any], settings: Settings, catalogue: Catalogue) -> Job[Any]:

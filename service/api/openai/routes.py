@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -69,7 +69,7 @@ async def generations(body: ImagesBody, context: ContextDep, task: TaskDep) -> R
     """Make ``n`` images; with ``stream`` and ``partial_images`` they are shown in the making."""
     encoding = body.encoding
     asked = await pictures.admit(body.request(context.backend.catalogue), context, task)
-    return await _answer(body, asked, encoding, None, context, task, "image_generation")
+    return await _answer(_Asked(body, asked, encoding, "image_generation"), context, task)
 
 
 @router.post(
@@ -109,85 +109,82 @@ async def edits(request: Request, context: ContextDep, task: TaskDep) -> Respons
     encoding = form.body.encoding
     asked, plan = await context.lanes.read(task, prepare, form, context, task)
     asked = await pictures.admit(asked, context, task)
-    return await _answer(form.body, asked, encoding, plan.finish, context, task, "image_edit")
+    return await _answer(_Asked(form.body, asked, encoding, "image_edit", plan.finish), context, task)
 
 
-async def _answer(
-    body: ImagesBody,
-    asked: GenerationRequest,
-    encoding: Encoding,
-    finish: Finish | None,
-    context: Context,
-    task: Task,
-    name: str,
-) -> Response:
-    if body.stream:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a client wants: its fields, what they mean, and how the pictures come back."""
+
+    body: ImagesBody
+    request: GenerationRequest
+    encoding: Encoding
+    event: str
+    """How the names of its events begin."""
+    finish: Finish | None = None
+    """What is done with each picture before it is encoded."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every answer repeats."""
+        return {
+            "size": f"{self.request.width}x{self.request.height}",
+            "quality": self.body.quality or "auto",
+            "output_format": self.body.output_format or "png",
+            "background": "opaque",
+        }
+
+
+async def _answer(asked: _Asked, context: Context, task: Task) -> Response:
+    if asked.body.stream:
         return EventSourceResponse(
-            _stream(body, asked, encoding, finish, context, task, name),
+            _stream(asked, context, task),
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **AS_IT_IS},
         )
-    made = await _make(asked, encoding, finish, context, task)
-    data = [{"b64_json": image, "revised_prompt": asked.prompt} for image in made.images]
+    made = await _make(asked, context, task)
+    data = [{"b64_json": image, "revised_prompt": asked.request.prompt} for image in made.images]
     return picture_response(
-        {"created": int(time.time()), "data": data, **_about(body, asked)}, {"X-Task-Id": task.id}
+        {"created": int(time.time()), "data": data, **asked.about}, {"X-Task-Id": task.id}
     )
 
 
-def _about(body: ImagesBody, asked: GenerationRequest) -> dict[str, Any]:
-    return {
-        "size": f"{asked.width}x{asked.height}",
-        "quality": body.quality or "auto",
-        "output_format": body.output_format or "png",
-        "background": "opaque",
-    }
-
-
-async def _make(
-    asked: GenerationRequest, encoding: Encoding, finish: Finish | None, context: Context, task: Task
-) -> pictures.Pictures:
-    result = await pictures.draw(asked, context, task)
-    if finish is not None:
-        result = await context.lanes.run(task, _finished, result, finish)
-    return await pictures.encoded(result, encoding, context, task)
+async def _make(asked: _Asked, context: Context, task: Task) -> pictures.Pictures:
+    result = await pictures.draw(asked.request, context, task)
+    if asked.finish is not None:
+        result = await context.lanes.run(task, _finished, result, asked.finish)
+    return await pictures.encoded(result, asked.encoding, context, task)
 
 
 def _finished(result: GenerationResult, finish: Finish) -> GenerationResult:
     return replace(result, images=tuple(finish(image, index) for index, image in enumerate(result.images)))
 
 
-async def _stream(
-    body: ImagesBody,
-    asked: GenerationRequest,
-    encoding: Encoding,
-    finish: Finish | None,
-    context: Context,
-    task: Task,
-    name: str,
-) -> AsyncIterator[bytes]:
+async def _stream(asked: _Asked, context: Context, task: Task) -> AsyncIterator[bytes]:
     """Partial images as they come, each finished one, or an error; OpenAI's events."""
     partial = 0
-    with Following(task, _make(asked, encoding, finish, context, task)) as following:
+    with Following(task, _make(asked, context, task)) as following:
         async for event in following:
             preview = event.preview if isinstance(event, Progress) else None
-            if preview is None or partial >= (body.partial_images or 0):
+            if preview is None or partial >= (asked.body.partial_images or 0):
                 continue
-            image = await context.lanes.run(None, _enlarged, preview, asked, encoding)
+            image = await context.lanes.run(None, _enlarged, preview, asked)
             told = {"b64_json": image, "partial_image_index": partial, "created_at": int(time.time())}
-            yield _event(f"{name}.partial_image", {**told, **_about(body, asked)})
+            yield _event(f"{asked.event}.partial_image", {**told, **asked.about})
             partial += 1
         error = following.failure()
         if error is None:
             usage = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0}
             for image in following.result().images:
                 told = {"b64_json": image, "created_at": int(time.time()), "usage": usage}
-                yield _event(f"{name}.completed", {**told, **_about(body, asked)})
+                yield _event(f"{asked.event}.completed", {**told, **asked.about})
         else:
             yield _event("error", orjson.loads(openai_problem(foreseen(error)).body))
 
 
-def _enlarged(preview: Pixels, asked: GenerationRequest, encoding: Encoding) -> str:
-    image = Image.fromarray(preview).resize((asked.width, asked.height), Image.Resampling.BILINEAR)
-    return encode_base64(encode(np.asarray(image), encoding.format, None, encoding.quality))
+def _enlarged(preview: Pixels, asked: _Asked) -> str:
+    size = asked.request.width, asked.request.height
+    image = np.asarray(Image.fromarray(preview).resize(size, Image.Resampling.BILINEAR))
+    return encode_base64(encode(image, asked.encoding.format, None, asked.encoding.quality))
 
 
 def _event(kind: str, content: dict[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -158,7 +159,7 @@ def parts(subject: Subject, rounds: int) -> dict[str, list[tuple[float, float]]]
             finally:
                 process.terminate()
                 process.communicate(timeout=60)
-        for part, before, after in zip(PARTS, marks, marks[1:], strict=True):
+        for part, (before, after) in zip(PARTS, pairwise(marks), strict=True):
             found[part].append((after[0] - before[0], after[1] - before[1]))
     return found
 

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from service.catalogue import checkpoints, layouts
 from service.catalogue.checkpoints import CheckpointCatalogue
+from service.catalogue.layouts import files_to_read
+from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError
 from service.core.events import Progress
 from service.core.generation import GenerationRequest, GenerationResult
@@ -83,7 +85,7 @@ def test_what_was_read_ahead_is_what_the_file_holds() -> None:
     assert {tensor.dtype for _, tensor in reader(UNET, half)} == {torch.bfloat16}
     reader.close()
     assert torch.get_num_threads() == threads
-    assert not reader._thread.is_alive()
+    assert not any(thread.is_alive() for thread in reader._readers)
 
 
 @pytest.mark.usefixtures("always_ahead")
@@ -98,12 +100,28 @@ def test_a_file_that_cannot_be_read_is_complained_about_when_it_is_asked_for(tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "read_tensors", breaks)
         reader = ahead.ReadAhead(path, CPU)
-        reader._thread.join(10)
+        for thread in reader._readers:
+            thread.join(10)
     assert {name for name, _ in reader(path, CPU)} == {"model.diffusion_model.x", "ema.x"}
     path.write_bytes(whole[:-8])
     with pytest.raises(ModelLoadError, match="truncated"):
         dict(reader(path, CPU))
     reader.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_readers_share_the_bytes_of_a_checkpoint_and_leave_none_out(count: int) -> None:
+    files = files_to_read(DEMO_MODEL)
+    sizes = {
+        (path, name): entry.end - entry.start
+        for path in files
+        for name, entry in read_header(path)[0].items()
+    }
+    shares = ahead._shares(files, lambda name: True, count)
+    given = [[(path, name) for path, names in share.items() for name in names] for share in shares]
+    assert sorted(name for share in given for name in share) == sorted(sizes)
+    loads = [sum(map(sizes.__getitem__, share)) for share in given]
+    assert max(loads) - min(loads) <= max(sizes.values())
 
 
 def test_what_is_not_there_or_does_not_fit_is_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Weights read while the libraries that build networks of them are still being imported.
 
-Importing torch, diffusers and transformers keeps one core busy for seconds. As soon as torch is there, a thread reads
-the default checkpoint into its final place: precision and memory format are known from the settings, names and shapes
-from the file. By the time the networks are built, most of it is done.
+Importing torch, diffusers and transformers keeps one core busy for seconds. As soon as torch is there, threads read the
+default checkpoint into its final place: precision and memory format are known from the settings, names and shapes from
+the file. Converting and clearing memory take most of the time, on one core each: so there is a thread for each core.
 
 On CPUs only: a GPU's context would be made in the thread, and nobody has seen that yet.
 """
@@ -25,9 +25,12 @@ from service.engine.weights.tensors import read_tensors
 _SMALL: Final = 64 * 1024 * 1024
 """Bytes that are read sooner than a thread is worth."""
 
+_MOST: Final = 4
+"""Readers at most: beyond that memory is the limit, not the processor."""
+
 
 class ReadAhead:
-    """The tensors of one checkpoint, read in a thread and handed out once. A :class:`tensors.Reader`.
+    """The tensors of one checkpoint, read in threads and handed out once. A :class:`tensors.Reader`.
 
     What it is asked for that it does not have (another file, another precision, a tensor that was handed out) is read
     from the file. To be closed.
@@ -38,36 +41,43 @@ class ReadAhead:
         self._wanted: dict[Path, Callable[[str], bool]] = {}
         self._read: dict[tuple[Path, str], Tensor] = {}
         self._changed = threading.Condition()
-        self._ended = self._stopped = False
+        self._stopped = False
         self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._work, name="weights", daemon=True)
+        self._readers: list[threading.Thread] = []
+        self._reading = 0
         if device.is_cuda:
             return
         try:
             files = files_to_read(checkpoint)
             wanted = _is_checkpoints if checkpoint.is_file() else _is_any
             needed = memory.weight_bytes(files, device.dtype, wanted)
+            shares = _shares(files, wanted, min(self._threads, _MOST))
         except (ModelLoadError, OSError):  # whoever loads it will say what is wrong
             return
         if needed < _SMALL or not memory.has_room(needed, device):
             return
         self._wanted = dict.fromkeys(files, wanted)
-        # The other core imports: converting must not take both. New threads take over the number.
+        # Converting one tensor must not take every core. New threads take over the number.
         torch.set_num_threads(1)
-        self._thread.start()
+        self._reading = len(shares)
+        for share in shares:
+            reader = threading.Thread(target=self._work, args=(share,), name="weights", daemon=True)
+            self._readers.append(reader)
+            reader.start()
 
     def close(self) -> None:
-        """End the thread and let go of what nobody took."""
+        """End the threads and let go of what nobody took."""
         self._stopped = True
-        if self._wanted:
-            self._thread.join()
+        for reader in self._readers:
+            reader.join()
+        if self._readers:
             torch.set_num_threads(self._threads)
         self._read.clear()
 
-    def _work(self) -> None:
+    def _work(self, share: dict[Path, set[str]]) -> None:
         try:
-            for path, wanted in self._wanted.items():
-                for name, tensor in read_tensors(path, self._device, wanted):
+            for path, names in share.items():
+                for name, tensor in read_tensors(path, self._device, names.__contains__):
                     if self._stopped:
                         return
                     with self._changed:
@@ -77,7 +87,7 @@ class ReadAhead:
             pass
         finally:
             with self._changed:
-                self._ended = True
+                self._reading -= 1
                 self._changed.notify()
 
     def __call__(
@@ -101,8 +111,21 @@ class ReadAhead:
 
     def _take(self, path: Path, name: str) -> Tensor | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or (path, name) in self._read)
+            self._changed.wait_for(lambda: not self._reading or (path, name) in self._read)
             return self._read.pop((path, name), None)
+
+
+def _shares(files: list[Path], wanted: Callable[[str], bool], count: int) -> list[dict[Path, set[str]]]:
+    """The names to be read, by file, for each of ``count`` readers: as many bytes for each, all along the files."""
+    shares: list[dict[Path, set[str]]] = [{} for _ in range(count)]
+    given = [0] * count
+    for path in files:
+        entries = read_header(path)[0]
+        for name in sorted(filter(wanted, entries), key=lambda name: entries[name].start):
+            least = given.index(min(given))
+            shares[least].setdefault(path, set()).add(name)
+            given[least] += entries[name].end - entries[name].start
+    return shares
 
 
 def _is_checkpoints(name: str) -> bool:

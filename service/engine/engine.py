@@ -136,7 +136,12 @@ class DiffusersEngine:
         return self.generate(request, CancelToken(), lambda progress: None).images[0]
 
     def _image_of_noise(self, model: Model, side: int) -> Pixels:
-        """What the VAE makes of noise, after the text encoders ran: all but the network that takes the time."""
+        """What the VAE makes of noise, after the text encoders ran: all but the network that takes the time.
+
+        That is looked at only: a checkpoint that makes black pictures is told of, as after a whole image.
+        """
+        if (part := model.broken_part()) is not None:
+            log.warning("the checkpoint is broken: it holds NaN", part=part, model=model.info.title)
 
         def work() -> Pixels:
             model.condition(["warm-up"], [""], TextOptions(steps=1), lambda: None)

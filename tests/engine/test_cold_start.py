@@ -197,6 +197,19 @@ def test_warm_up_without_steps_finds_a_broken_vae(monkeypatch: pytest.MonkeyPatc
     assert any("one colour" in text for text in warned)
 
 
+def test_warm_up_without_steps_finds_a_network_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = DiffusersEngine(Settings.read(device="cpu"))
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr("service.engine.engine.log.warning", lambda text, **more: told.append(more))
+    engine.load(ignore)
+    assert not told
+    model = engine._require().get(None)
+    with torch.inference_mode():
+        model.network.conv_in.weight.fill_(torch.nan)
+    engine._warm_up(model)
+    assert [one["part"] for one in told] == ["unet"]
+
+
 # --- hashes --------------------------------------------------------------------------------------------------
 
 

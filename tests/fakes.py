@@ -112,6 +112,7 @@ class FakeEngine:
                 model_title=checkpoint.title,
                 sampler=request.sampler,
                 scheduler=request.scheduler,
+                hires_scheduler=(request.hires.scheduler or "") if request.hires else "",
                 steps_done=done,
                 interrupted=interrupted,
             )

@@ -70,6 +70,8 @@ class HiresFix:
     token_merging: float = 0.0
     refines: tuple[bool, bool] = (False, True)
     """Whether the refiner takes part in the first and in the second pass."""
+    upscaler_told: bool = True
+    """Whether the infotext names the upscaler: A1111 does so where the client did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,9 @@ class InitImage:
     mask: Mask | None = None
     inpainting_fill: int = 1
     noise_multiplier: float = 1.0
-    extra_noise: float = 0.0
-    """Added to the noise level at the start."""
     mask_round: bool = True
     """Whether a cell of the latent is repainted or kept, nothing in between."""
     image_guidance_scale: float | None = None
-    inpainting_mask_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,10 @@ class GenerationRequest:
     token_merging: float = 0.0
     """The share (0..0.9) of similar tokens that self-attention merges at full size; see ``hires`` for its own."""
     noise_source: NoiseSourceName = "CPU"
+    extra_noise: float = 0.0
+    """Added to the noise level at the start of img2img and of the second pass."""
+    inpainting_mask_weight: float = 1.0
+    """How much of the masked part an inpainting network is not shown: 1 shows it nothing of it, 0 the whole picture."""
     shape: SamplingShape = SamplingShape()
     clip_skip: int = 1
     emphasis: str = "Original"
@@ -141,7 +144,8 @@ class GenerationRequest:
     vae: str | None = None
     refiner_checkpoint: str | None = None
     refiner_switch_at: float | None = None
-    """0..1: how far down the noise levels, or with ``refiner_by_steps`` the steps, the refiner takes over."""
+    """0..1: how far down the noise levels, or with ``refiner_by_steps`` the steps, the refiner takes over. None: at
+    once."""
     refiner_by_steps: bool = False
     hires: HiresFix | None = None
     init: InitImage | None = None
@@ -178,9 +182,13 @@ class GenerationResult:
     model_title: str = ""
     vae_name: str | None = None
     vae_hash: str | None = None
+    is_inpainting: bool = False
+    """Whether the network was told a mask and a picture."""
     sampler: str = ""
     scheduler: str = ""
     """The schedule that was really used ("Automatic" resolved to the sampler's own)."""
+    hires_scheduler: str = ""
+    """That of the second pass."""
     steps_done: int = 0
     interrupted: bool = False
     comments: tuple[str, ...] = ()

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.core.generation import GenerationResult
+from service.catalogue.samplers import SAMPLERS, SCHEDULERS
+from service.core.generation import GenerationRequest, GenerationResult
+from service.prompt import extract_networks, schedule, split_composition
 
 NEGATIVE: Final = "Negative prompt:"
 
@@ -40,6 +42,30 @@ DEFAULTS: Final[Mapping[str, str | int | bool]] = {
     "Refiner switch by sampling steps": False,
 }
 """What A1111 takes a key for that an infotext does not mention; not all of them are texts."""
+
+_ORDER: Final = (
+    "SD upscale overlap", "SD upscale upscaler",
+    # What a picture starts from.
+    "Denoising strength", "Hires checkpoint", "Hires sampler", "Hires prompt", "Hires negative prompt",
+    "Hires schedule type", "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler",
+    "Mask mode", "Mask blur", "Inpaint area", "Masked area padding", "Masked content",
+    # Prompts and noise.
+    "Lora hashes", "TI hashes", "Emphasis", "Downcast alphas_cumprod", "Noise Schedule", "Noise multiplier",
+    # The schedule.
+    "Discard penultimate sigma", "Schedule type", "Schedule min sigma", "Schedule max sigma", "Schedule rho",
+    "Beta schedule alpha", "Beta schedule beta", "SGM noise multiplier", "Extra noise",
+    # The sampler.
+    "Eta", "Eta DDIM", "Sigma churn", "Sigma tmin", "Sigma tmax", "Sigma noise",
+    "UniPC variant", "UniPC skip type", "UniPC order", "UniPC lower order final",
+    # What happens in its steps.
+    "Refiner switch by sampling steps", "Skip Early CFG", "NGMS", "NGMS all steps", "Pad conds", "Pad conds v0",
+    "Hires refiner", "Refiner", "Refiner switch at",
+)  # fmt: skip
+"""The entries behind the fixed ones, in the order in which A1111 comes upon them; others (a script's) follow."""
+_PLACE: Final = {key: place for place, key in enumerate(_ORDER)}
+
+_NULLS: Final = frozenset({"Hires prompt", "Hires negative prompt", "Hires schedule type", "Mask blur"})
+"""Entries that A1111 names without a value."""
 
 _FEWEST_PAIRS: Final = 3  # a last line with fewer is part of the prompt
 _LONGEST_KEY: Final = 100
@@ -72,8 +98,8 @@ def compose(
 ) -> str:
     """The infotext of image ``index`` (0-based) of ``result``.
 
-    ``extra`` are entries that only the caller knows ("Mask blur" …); with ``result.extra`` behind them they
-    follow the settings in their own order, except that a key with a fixed place (see :func:`parameters`) is
+    ``extra`` are entries that only the caller knows ("Mask blur" …); with ``result.extra`` they follow the settings in
+    A1111's order, those that it does not know last, except that a key with a fixed place (see :func:`parameters`) is
     put there.
     """
     prompt, negative = result.request.prompt, result.request.negative_prompt
@@ -116,15 +142,16 @@ def parameters(
         "Variation seed strength": request.subseed_strength if varied else None,
         "Seed resize from": f"{resized[0]}x{resized[1]}" if resized else None,
         "Denoising strength": strength,
-        "Conditional mask weight": None,
+        "Conditional mask weight": request.inpainting_mask_weight if result.is_inpainting else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
-        "ENSD": request.eta_noise_seed_delta or None,
+        "ENSD": (request.eta_noise_seed_delta or None) if _takes_ensd(request) else None,
         "Token merging ratio": request.token_merging or None,
-        "Token merging ratio hr": (request.hires.token_merging or None) if request.hires else None,
+        "Token merging ratio hr": (
+            (request.hires.token_merging or request.token_merging or None) if request.hires else None
+        ),
         "Init image hash": None,
         "RNG": request.noise_source if request.noise_source != "GPU" else None,
         "Tiling": "True" if request.tiling else None,
-        "Emphasis": request.emphasis if request.emphasis != "Original" else None,
     }
     fields |= extra_parameters(result, extra) | {"Version": options.version, "User": options.user}
     return {key: value for key, value in fields.items() if value is not None}
@@ -138,54 +165,78 @@ def extra_parameters(
     They come from ``extra``, from the request (schedule, picture, hires fix, refiner) and from ``result.extra``. With
     ``nulls`` those stay that A1111 names without a value.
     """
-    given = {**(extra or {}), **_derived(result)}
+    given = {**_derived(result), **(extra or {})}
     given |= {key: value for key, value in result.extra.items() if key not in given or value is not None}
     if nulls and result.request.hires:
         # A1111 works them out for each image, and shows nothing here.
         given |= {"Hires prompt": None, "Hires negative prompt": None}
-        kept = ("Hires prompt", "Hires negative prompt", "Hires schedule type")
-        return {key: value for key, value in given.items() if value is not None or key in kept}
-    return {key: value for key, value in given.items() if value is not None}
+    kept = _NULLS if nulls else ()
+    in_order = sorted(given, key=lambda key: _PLACE.get(key, len(_PLACE)))
+    return {key: given[key] for key in in_order if given[key] is not None or key in kept}
 
 
 def _derived(result: GenerationResult) -> dict[str, Any]:
-    """What the request itself says."""
-    request, hires, init, shape = (
-        result.request,
-        result.request.hires,
-        result.request.init,
-        result.request.shape,
-    )
-    fields: dict[str, Any] = {"Noise Schedule": "Zero Terminal SNR" if shape.zero_terminal_snr else None}
-    fields["Downcast alphas_cumprod"] = True if shape.half_alphas else None
+    """What the request itself says; :data:`_ORDER` orders it."""
+    request, init, shape = result.request, result.request.init, result.request.shape
+    fields: dict[str, Any] = {
+        "Emphasis": request.emphasis if request.emphasis != "Original" and _emphasises(request) else None,
+        "Downcast alphas_cumprod": True if shape.half_alphas else None,
+        "Noise Schedule": "Zero Terminal SNR" if shape.zero_terminal_snr else None,
+        "Discard penultimate sigma": True if shape.discard_next_to_last_sigma else None,
+        "Refiner switch by sampling steps": True if request.refiner_by_steps else None,
+    }
     if init:
         fields["Denoising strength"] = init.denoising_strength
-    if hires:
-        fields |= _of_hires(result)
-    fields["Emphasis"] = request.emphasis if request.emphasis != "Original" else None
-    if result.scheduler not in ("", "Automatic"):
-        fields["Schedule type"] = result.scheduler
-    for key, value, own in (
-        ("Schedule max sigma", shape.sigma_max, 0),
-        ("Schedule min sigma", shape.sigma_min, 0),
-        ("Schedule rho", shape.rho, 0),
-    ):
-        fields[key] = value if value != own else None
-    if result.scheduler == "Beta":
-        fields |= {"Beta schedule alpha": shape.beta_alpha, "Beta schedule beta": shape.beta_beta}
-    fields["Discard penultimate sigma"] = True if shape.discard_next_to_last_sigma else None
-    if init:
         fields["Noise multiplier"] = init.noise_multiplier if init.noise_multiplier != 1 else None
-        fields["Extra noise"] = init.extra_noise or None
-    if shape.vp_start:
-        fields["SGM noise multiplier"] = True
-    if request.refiner_checkpoint and request.refiner_switch_at is not None:
+    if init or request.hires:
+        fields["Extra noise"] = request.extra_noise or None
+    if request.hires:
+        fields |= _of_hires(result)
+    fields |= _of_schedule(result)
+    if request.refiner_checkpoint:
+        first, second = request.hires.refines if request.hires else (False, True)
+        passes = ("both passes" if second else "first pass") if first else None
         fields |= {
+            "Hires refiner": passes,
             "Refiner": _short_title(request.refiner_checkpoint),
             "Refiner switch at": request.refiner_switch_at,
-            "Refiner switch by sampling steps": True if request.refiner_by_steps else None,
         }
     return fields
+
+
+def _of_schedule(result: GenerationResult) -> dict[str, Any]:
+    """What bends the schedule, where the sampler takes one from outside."""
+    request, shape = result.request, result.request.shape
+    if next((each.own_schedule for each in SAMPLERS if each.name == request.sampler), False):
+        return {}
+    fields: dict[str, Any] = {"SGM noise multiplier": True if shape.vp_start and not request.init else None}
+    if result.scheduler in ("", "Automatic"):
+        return fields
+    rho = next((each.default_rho for each in SCHEDULERS if each.label == result.scheduler), -1)
+    fields |= {
+        "Schedule type": result.scheduler,
+        "Schedule min sigma": shape.sigma_min or None,
+        "Schedule max sigma": shape.sigma_max or None,
+        "Schedule rho": shape.rho if shape.rho not in (0, rho) and rho > 0 else None,
+    }
+    if result.scheduler == "Beta":
+        fields |= {"Beta schedule alpha": shape.beta_alpha, "Beta schedule beta": shape.beta_beta}
+    return fields
+
+
+def _takes_ensd(request: GenerationRequest) -> bool:
+    """Whether the sampler draws fresh noise, which alone is what ENSD is told for."""
+    takes = any(each.uses_ensd for each in SAMPLERS if each.name == request.sampler)
+    return takes and request.eta != 0
+
+
+def _emphasises(request: GenerationRequest) -> bool:
+    """Whether a prompt still has brackets when what changes from step to step is settled; A1111 looks for no more."""
+    parts = [part.text for part in split_composition(extract_networks(request.prompt)[0])]
+    parts.append(extract_networks(request.negative_prompt)[0])
+    return any(
+        "(" in one.text or "[" in one.text for part in parts for one in schedule(part, max(1, request.steps))
+    )
 
 
 def _of_hires(result: GenerationResult) -> dict[str, Any]:
@@ -193,7 +244,9 @@ def _of_hires(result: GenerationResult) -> dict[str, Any]:
     request, hires = result.request, result.request.hires
     assert hires is not None
     asked = hires.resize or hires.crop_to or (hires.width, hires.height)
-    own = hires.scheduler if hires.scheduler not in (None, request.scheduler) else None
+    own = (
+        result.hires_scheduler if result.hires_scheduler not in ("", "Automatic", result.scheduler) else None
+    )
     return {
         "Denoising strength": hires.denoising_strength,
         "Hires checkpoint": _short_title(hires.checkpoint) if hires.checkpoint else None,
@@ -206,7 +259,7 @@ def _of_hires(result: GenerationResult) -> dict[str, Any]:
         "Hires upscale": hires.scale,
         "Hires resize": f"{asked[0]}x{asked[1]}" if hires.scale is None else None,
         "Hires steps": hires.steps or None,
-        "Hires upscaler": hires.upscaler,
+        "Hires upscaler": hires.upscaler if hires.upscaler_told else None,
     }
 
 

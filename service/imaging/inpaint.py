@@ -185,6 +185,7 @@ def _infotext(inpainting: Inpainting) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if inpainting.invert:
         fields["Mask mode"] = "Inpaint not masked"
-    if inpainting.blur_x == inpainting.blur_y and inpainting.blur_x > 0:
-        fields["Mask blur"] = inpainting.blur_x
+    if max(inpainting.blur_x, inpainting.blur_y) > 0:
+        # A1111 has no word for two blurs.
+        fields["Mask blur"] = inpainting.blur_x if inpainting.blur_x == inpainting.blur_y else None
     return fields

@@ -100,9 +100,9 @@ def test_openoutpaint(api: Api) -> None:
     }  # fmt: skip
     answer = api.post("/sdapi/v1/img2img", json=body)
     assert answer.status_code == 200, answer.text
-    init = api.engine.served[0].init
-    assert init is not None
-    assert (init.inpainting_fill, init.inpainting_mask_weight) == (2, 0.5)
+    request = api.engine.served[0]
+    assert request.init is not None
+    assert (request.init.inpainting_fill, request.inpainting_mask_weight) == (2, 0.5)
     body = {"resize-mode": 0, "upscaling_resize": 2, "upscaler_1": "Lanczos", "image": picture(32, 32)}
     assert opened(api.post("/sdapi/v1/extra-single-image/", json=body).json()["image"]).size == (64, 64)
 

@@ -40,3 +40,21 @@ def test_sizes_of_hires_fix(
 
 def test_any_size_is_taken(api: Api) -> None:
     assert api.txt2img(width=500, height=333).status_code == 200
+
+
+def test_the_size_of_the_first_pass_holds_without_a_second_one(api: Api) -> None:
+    assert api.txt2img(width=512, height=512, firstphase_width=128, firstphase_height=64).status_code == 200
+    [request] = api.engine.served
+    assert (request.width, request.height, request.hires) == (128, 64, None)
+
+
+def test_no_refiner_has_a_name(api: Api) -> None:
+    for name in ("None", "none", ""):
+        assert api.txt2img(refiner_checkpoint=name, refiner_switch_at=0.5).status_code == 200
+    assert {request.refiner_checkpoint for request in api.engine.served} == {None}
+
+
+def test_an_upscaler_is_told_where_it_was_asked_for(api: Api) -> None:
+    for sent, told in (({}, False), ({"hr_upscaler": "Latent"}, True)):
+        answer = api.txt2img(width=64, height=64, enable_hr=True, **sent).json()
+        assert ("Hires upscaler: Latent" in answer["info"]) == told

@@ -83,7 +83,15 @@ ROUND_TRIPS: list[dict[str, Any]] = [
     {"sampler_name": "DPM++ 2M SDE", "scheduler": "sgm_uniform"},
     {"tiling": True, "cfg_scale": 0.1, "subseed": 7, "subseed_strength": 0.1},
     {"seed_resize_from_w": 128, "seed_resize_from_h": 192},
-    {"override_settings": {"CLIP_stop_at_last_layers": 3, "emphasis": "No norm", "eta_noise_seed_delta": 5}},
+    {
+        "prompt": "a (cat:1.2)",
+        "sampler_name": "Euler a",
+        "override_settings": {
+            "CLIP_stop_at_last_layers": 3,
+            "emphasis": "No norm",
+            "eta_noise_seed_delta": 5,
+        },
+    },
     {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent (bicubic)", "denoising_strength": 0.4},
     *({"enable_hr": True, "hr_scale": 1 + n / 13, "width": 512, "height": 384} for n in range(1, 13, 3)),
     {
@@ -233,7 +241,9 @@ def test_options_bend_the_schedule_and_the_infotext_repeats_it(
     api: Api, option: str, value: Any, field: str, key: str
 ) -> None:
     # What has no effect is not told, but for UniPC's options.
-    by = {"uni": {"sampler_name": "UniPC"}, "bet": {"scheduler": "Beta"}}.get(option[:3], {})
+    by = {"uni": {"sampler_name": "UniPC"}, "bet": {"scheduler": "Beta"}}.get(
+        option[:3], {"scheduler": "Karras"}
+    )
     content = api.txt2img(override_settings={option: value}, **by).json()
     api.txt2img(infotext=info_of(content)["infotexts"][0])
     api.txt2img()

@@ -146,6 +146,9 @@ def test_the_refiner_takes_over(engine: DiffusersEngine) -> None:
     assert not np.array_equal(early, plain)
     assert not np.array_equal(early, late)
     assert np.array_equal(run(engine).images[0], plain)
+    at_once = run(engine, refiner_checkpoint="refiner").images[0]
+    assert np.array_equal(at_once, run(engine, refiner_checkpoint="refiner", refiner_switch_at=0.0).images[0])
+    assert not np.array_equal(at_once, plain), "without a place to switch at, all of it is the refiner's"
 
 
 def test_a_lora_reaches_the_second_text_encoder(engine: DiffusersEngine) -> None:
@@ -172,6 +175,40 @@ def test_an_inpainting_checkpoint_is_told_the_picture_and_the_mask(engine: Diffu
 def test_an_inpainting_checkpoint_draws_a_second_pass(engine: DiffusersEngine, upscaler: str) -> None:
     result = run(engine, checkpoint="sd1-inpainting", hires=HiresFix(96, 96, 0.5, upscaler, 2))
     assert result.images[0].shape == (96, 96, 3)
+
+
+def test_an_inpainting_checkpoint_is_shown_the_share_of_the_picture_that_is_asked_for(
+    engine: DiffusersEngine,
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    mask = np.full((64, 64), 255, np.uint8)
+    made = {}
+    for masked in (None, mask):
+        init = InitImage(images=(picture,), denoising_strength=1.0, mask=masked)
+        for weight in (1.0, 0.5):
+            result = run(engine, checkpoint="sd1-inpainting", init=init, inpainting_mask_weight=weight)
+            assert result.is_inpainting
+            made[masked is None, weight] = result.images[0]
+    assert np.array_equal(made[True, 1.0], made[False, 1.0])
+    assert np.array_equal(made[True, 0.5], made[False, 0.5]), "no mask is a mask over all of it"
+    assert not np.array_equal(made[True, 1.0], made[True, 0.5])
+    assert not run(engine).is_inpainting
+
+
+def test_extra_noise_reaches_the_second_pass(engine: DiffusersEngine) -> None:
+    plain, noisy = (
+        run(engine, hires=HiresFix(96, 96, 0.5, "Latent", 2), extra_noise=extra).images[0]
+        for extra in (0.0, 0.2)
+    )
+    assert not np.array_equal(plain, noisy)
+
+
+def test_noise_under_the_mask_is_the_same_in_every_batch(engine: DiffusersEngine) -> None:
+    picture, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
+    init = InitImage(images=(picture,), denoising_strength=0.0, mask=mask, inpainting_fill=2)
+    first, second = run(engine, init=init, batch_count=2, sampler="DDIM").images
+    # The little noise that is added at a strength of 0 is each image's own.
+    assert np.abs(first.astype(int) - second).mean() < 8
 
 
 def test_both_encoders_see_a_prompt_of_any_length(engine: DiffusersEngine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
+from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage, SamplingShape
 from service.imaging.infotext import InfotextOptions, compose, extra_parameters, parse, quote
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
@@ -52,6 +52,7 @@ def test_every_key_in_its_place() -> None:
         seed_resize_from=(256, 320),
         clip_skip=2,
         eta_noise_seed_delta=31337,
+        sampler="Euler a",
         tiling=True,
         batch_size=2,
         init=InitImage(images=(BLANK,), denoising_strength=0.4, image_guidance_scale=1.5),
@@ -66,12 +67,92 @@ def test_every_key_in_its_place() -> None:
     )
     line = compose(result, 1, InfotextOptions(user="me"), {"Mask blur": 4}).split("\n")[-1]
     assert line == (
-        "Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 5, "
+        "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 5, "
         "Size: 512x512, Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, VAE hash: c6a580b13a, "
         "VAE: vae.pt, Variation seed: 10, Variation seed strength: 0.5, Seed resize from: 256x320, "
         "Denoising strength: 0.4, "
         "Clip skip: 2, ENSD: 31337, Init image hash: abc, RNG: CPU, Tiling: True, Mask blur: 4, "
-        'Refiner: xl-refiner, Refiner switch at: 0.8, Lora hashes: "a: 12, b: 34", Version: v1.10.1, User: me'
+        'Lora hashes: "a: 12, b: 34", Refiner: xl-refiner, Refiner switch at: 0.8, Version: v1.10.1, User: me'
+    )
+
+
+def keys_of(result: GenerationResult, extra: dict[str, Any] | None = None) -> list[str]:
+    return list(extra_parameters(result, extra))
+
+
+def test_entries_follow_in_the_order_in_which_a1111_comes_upon_them() -> None:
+    bent = SamplingShape(
+        sigma_min=0.1,
+        sigma_max=9,
+        rho=5,
+        discard_next_to_last_sigma=True,
+        zero_terminal_snr=True,
+        half_alphas=True,
+    )
+    request = GenerationRequest(
+        prompt="a (cat:1.2)", emphasis="No norm", extra_noise=0.1, shape=bent, sampler="DPM++ 2M", scheduler="Karras",
+        init=InitImage(images=(BLANK,), noise_multiplier=0.9), refiner_checkpoint="other", refiner_switch_at=0.5,
+    )  # fmt: skip
+    made = {"Pad conds": True, "Lora hashes": "a: 1", "TI hashes": "b: 2", "NGMS": 0.1, "Eta": 0.5}
+    told = {
+        "Mask mode": "Inpaint not masked",
+        "Mask blur": 4,
+        "Masked content": "fill",
+        "SD upscale overlap": 64,
+    }
+    assert keys_of(result_of(request, extra=made), told) == [
+        "SD upscale overlap", "Denoising strength", "Mask mode", "Mask blur", "Masked content", "Lora hashes",
+        "TI hashes", "Emphasis", "Downcast alphas_cumprod", "Noise Schedule", "Noise multiplier",
+        "Discard penultimate sigma", "Schedule type", "Schedule min sigma", "Schedule max sigma", "Schedule rho",
+        "Extra noise", "Eta", "NGMS", "Pad conds", "Refiner", "Refiner switch at",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "told"),
+    [("a cat", "", False), ("a (cat:1.2)", "", True), ("a cat", "[bad]", True), ("a [cat:dog:0.5]", "", False),
+     ("<lora:a(b):1> a", "", False), ("a AND [b]", "", True)],
+)  # fmt: skip
+def test_the_emphasis_is_told_where_a_prompt_has_any(prompt: str, negative: str, told: bool) -> None:
+    request = GenerationRequest(prompt=prompt, negative_prompt=negative, emphasis="No norm")
+    assert ("Emphasis" in keys_of(result_of(request))) == told
+    assert ("Emphasis: No norm" in compose(result_of(request), 0)) == told
+
+
+@pytest.mark.parametrize(
+    ("sampler", "eta", "told"),
+    [("Euler a", None, True), ("Euler a", 0.0, False), ("Euler", None, False), ("DPM++ 2M SDE", None, False)],
+)
+def test_ensd_is_told_of_samplers_that_draw_noise(sampler: str, eta: float | None, told: bool) -> None:
+    result = result_of(GenerationRequest(prompt="p", sampler=sampler, eta=eta, eta_noise_seed_delta=31337))
+    assert ("ENSD: 31337" in compose(result, 0)) == told
+
+
+def test_what_only_some_passes_do_is_told_of_them() -> None:
+    bent = SamplingShape(vp_start=True, rho=5)
+    first = GenerationRequest(prompt="p", shape=bent, extra_noise=0.1, token_merging=0.3)
+    assert keys_of(result_of(first)) == ["SGM noise multiplier"]
+    assert "SGM noise multiplier" not in keys_of(
+        result_of(dataclasses.replace(first, init=InitImage(images=(BLANK,))))
+    )
+    assert keys_of(result_of(dataclasses.replace(first, sampler="DDIM"))) == []
+    second = dataclasses.replace(
+        first, hires=HiresFix(64, 64, scale=2.0, upscaler_told=False), refiner_checkpoint="r"
+    )
+    result = result_of(second, hires_scheduler="Karras")
+    assert keys_of(result) == [
+        "Denoising strength", "Hires schedule type", "Hires upscale", "SGM noise multiplier", "Extra noise", "Refiner",
+    ]  # fmt: skip
+    assert "Token merging ratio: 0.3, Token merging ratio hr: 0.3" in compose(result, 0)
+    both = dataclasses.replace(second, hires=HiresFix(64, 64, scale=2.0, refines=(True, True)))
+    assert "Hires refiner: both passes, Refiner: r" in compose(result_of(both), 0)
+
+
+def test_an_inpainting_network_tells_how_much_it_was_shown() -> None:
+    request = GenerationRequest(prompt="p", inpainting_mask_weight=0.5, init=InitImage(images=(BLANK,)))
+    assert "Conditional mask weight" not in compose(result_of(request), 0)
+    assert "Denoising strength: 0.75, Conditional mask weight: 0.5, RNG" in compose(
+        result_of(request, is_inpainting=True), 0
     )
 
 

@@ -203,7 +203,7 @@ def test_colours_are_corrected_before_the_original_is_laid_over() -> None:
                 "Masked content": "fill",
             },
         ),
-        (Inpainting(3, 2, True, 1, False), {"Mask mode": "Inpaint not masked"}),
+        (Inpainting(3, 2, True, 1, False), {"Mask mode": "Inpaint not masked", "Mask blur": None}),
         (Inpainting(0, 0, fill=2, full_res=False), {"Masked content": "latent noise"}),
     ],
 )

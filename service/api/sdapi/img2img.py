@@ -76,9 +76,7 @@ def prepare(
             else body.initial_noise_multiplier
         ),
         image_guidance_scale=body.image_cfg_scale,
-        extra_noise=options.number("img2img_extra_noise"),
         mask_round=body.mask_round is not False,
-        inpainting_mask_weight=options.number("inpainting_mask_weight"),
     )
     own = body.override_settings and body.override_settings.get("token_merging_ratio")
     request = replace(

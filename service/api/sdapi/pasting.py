@@ -72,6 +72,8 @@ _OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "NGMS all steps": ("s_min_uncond_all", _truth),
     "Skip Early CFG": ("skip_early_cond", finite),
     "RNG": ("randn_source", str),
+    "Conditional mask weight": ("inpainting_mask_weight", finite),
+    "Hires refiner": ("hires_fix_refiner_pass", str),
     "Token merging ratio": ("token_merging_ratio", finite),
     "Token merging ratio hr": ("token_merging_ratio_hr", finite),
     "Noise multiplier": ("initial_noise_multiplier", finite),

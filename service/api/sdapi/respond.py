@@ -237,7 +237,7 @@ def info(prepared: Prepared, result: GenerationResult, infotexts: list[str]) -> 
         "styles": [],
         "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
         "clip_skip": request.clip_skip,
-        "is_using_inpainting_conditioning": False,
+        "is_using_inpainting_conditioning": result.is_inpainting,
         "version": VERSION,
     }
 

@@ -31,6 +31,9 @@ SEEDS: Final = 4_294_967_294
 
 NO_STYLES: Final = StyleBook()
 
+_NO_CHECKPOINT: Final = (None, "", "None", "none")
+"""What a client sends that wants no refiner."""
+
 
 def txt2img(
     body: Txt2ImgBody, options: Options, settings: Settings, styles: StyleBook = NO_STYLES
@@ -38,9 +41,9 @@ def txt2img(
     """The request that ``body`` means under ``options``. Raises :class:`BadRequest`."""
     request = common(body, options, settings, styles)
     check(request, settings)
+    request = _first_phase(body, request)
+    check(request, settings)  # the second pass is measured by the first
     if body.enable_hr:
-        request = _first_phase(body, request)
-        check(request, settings)  # the second pass is measured by the first
         hires = _hires(body, request, options, settings)
         if hires.prompt or hires.negative_prompt:
             texts = prompts(body, hires.prompt or "", hires.negative_prompt or "", options, styles)
@@ -89,6 +92,8 @@ def common(
         skip_early_cond=options.number("skip_early_cond"),
         token_merging=options.number("token_merging_ratio"),
         noise_source=cast(NoiseSourceName, options.choice("randn_source")),
+        extra_noise=options.number("img2img_extra_noise"),
+        inpainting_mask_weight=options.number("inpainting_mask_weight"),
         shape=_shape(options),
         clip_skip=options.integer("CLIP_stop_at_last_layers"),
         emphasis=options.choice("emphasis"),
@@ -98,7 +103,7 @@ def common(
         comma_padding_backtrack=options.integer("comma_padding_backtrack"),
         checkpoint=options.text("sd_model_checkpoint") or None,
         vae=_vae(options),
-        refiner_checkpoint=body.refiner_checkpoint or None,
+        refiner_checkpoint=None if body.refiner_checkpoint in _NO_CHECKPOINT else body.refiner_checkpoint,
         refiner_switch_at=body.refiner_switch_at,
         refiner_by_steps=options.flag("refiner_switch_by_sample_steps"),
         disable_extra_networks=bool(body.disable_extra_networks),
@@ -200,6 +205,7 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, options: Options, settin
         resize=resize if max(resize) > 0 else None,
         denoising_strength=_or(body.denoising_strength, 0.75),
         upscaler=body.hr_upscaler or "Latent",
+        upscaler_told=bool(body.hr_upscaler),
         steps=_or(body.hr_second_pass_steps, 0),
         sampler=sampler,
         scheduler=scheduler,
@@ -212,7 +218,10 @@ def _hires(body: Txt2ImgBody, first: GenerationRequest, options: Options, settin
 
 
 def _first_phase(body: Txt2ImgBody, request: GenerationRequest) -> GenerationRequest:
-    """``request`` at the size of the first pass where that is given of its own, as clients of old do."""
+    """``request`` at the size of the first pass where that is given of its own, as clients of old do.
+
+    As in A1111 that is so without a second pass too.
+    """
     width, height = _or(body.firstphase_width, 0), _or(body.firstphase_height, 0)
     if width <= 0 and height <= 0:
         return request

@@ -72,13 +72,17 @@ class Generation:
         if init is None:
             return Start(None, blank(model, len(batch.indices), *size, unit.device)), unit
         with self._reporter.stage("image_encoding"):
-            seeds = [request.seed_of(i) for i in batch.indices]
+            # As in A1111 every batch stands upon the first one's.
+            seeds = [request.seed_of(i) for i in range(len(batch.indices))]
             plain = NoiseSource(seeds, source=request.noise_source, device=unit.device)
             under = plain.initial(model.latent_shape(*size), device=unit.device)
             early = self._first.sampler.own_schedule
             # A1111 draws here from whatever came before it in the process: any seed is as good.
             draw = posterior(request.seed)
-            start = from_images(model, init, batch.indices, size, under, draw, early=early)
+            start = from_images(
+                model, init, batch.indices, size, under, draw,
+                early=early, extra_noise=request.extra_noise, mask_weight=request.inpainting_mask_weight,
+            )  # fmt: skip
         return start, unit * init.noise_multiplier
 
     def _second(self, plan: PassPlan, hires: HiresFix, batch: Batch, first: Outcome) -> list[Pixels]:
@@ -90,7 +94,8 @@ class Generation:
         if plan.steps:
             noise = passes.noise(batch, model.device)
             unit = passes.initial(model, noise, batch, size)
-            start = Start(latent, blank(model, len(batch.indices), *size, latent.device))
+            told = blank(model, len(batch.indices), *size, latent.device)
+            start = Start(latent, told, self._request.extra_noise)
             outcome = passes.run(plan, model, batch, start, unit, noise)
         return passes.decode(outcome, batch)
 
@@ -141,8 +146,10 @@ class Generation:
             model_title=model.info.title,
             vae_name=model.vae_name,
             vae_hash=model.vae_hash,
+            is_inpainting=model.is_inpainting,
             sampler=self._first.sampler.name,
             scheduler=_schedule_name(self._first.sampler, self._first.scheduler),
+            hires_scheduler=_schedule_name(self._hires.sampler, self._hires.scheduler) if self._hires else "",
             steps_done=self._reporter.steps_done,
             interrupted=interrupted,
             comments=tuple(self._models.comments),

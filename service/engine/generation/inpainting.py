@@ -41,11 +41,14 @@ def from_images(
     posterior: Draw,
     *,
     early: bool,
+    extra_noise: float = 0.0,
+    mask_weight: float = 1.0,
 ) -> Start:
     """The start of img2img for the images ``indices`` of a request; images repeat where they are too few.
 
     ``size`` is the request's (width, height) in pixels; ``noise`` (n, c, h, w) may stand under the mask.
-    ``posterior`` draws for the autoencoder's distribution. ``early``: see :class:`hooks.KeepUnmasked`.
+    ``posterior`` draws for the autoencoder's distribution. ``early``: see :class:`hooks.KeepUnmasked`; ``mask_weight``:
+    see :func:`shown`.
     """
     device = noise.device
     chosen = [init.images[i % len(init.images)] for i in indices]
@@ -55,15 +58,19 @@ def from_images(
     if latent.shape[-2:] != (height, width):
         latent = interpolate(latent, (height, width), mode="bilinear")
     if init.mask is None:
-        return Start(latent, blank(model, len(indices), *size, device), init.extra_noise)
+        return Start(latent, shown(model, pixels, (width, height), mask_weight), extra_noise)
     mask = latent_mask(init.mask, width, height, rounded=init.mask_round).to(device)
     match init.inpainting_fill:
         case 2:
             latent = latent * (1 - mask) + noise * mask
         case 3:
             latent = latent * (1 - mask)
-    shown = (ShowPicture(_masked_picture(model, pixels, init, height, width)),) if model.is_inpainting else ()
-    return Start(latent, (KeepUnmasked(latent, mask, early), *shown), init.extra_noise)
+    full = torch.from_numpy(init.mask.copy()).float().to(device)[None, None] / 255.0
+    full = full.round() if init.mask_round else full
+    if full.shape[-2:] != pixels.shape[-2:]:  # the latent is resized, not the picture
+        full = interpolate(full, pixels.shape[-2:])
+    told = shown(model, pixels, (width, height), mask_weight, full)
+    return Start(latent, (KeepUnmasked(latent, mask, early), *told), extra_noise)
 
 
 def _encode_distinct(
@@ -90,19 +97,31 @@ def latent_mask(mask: Mask, width: int, height: int, *, rounded: bool = True) ->
 
 
 def blank(model: Family, count: int, width: int, height: int, device: torch.device) -> tuple[Hook, ...]:
-    """What an inpainting network is told where nothing is kept: all masked, a grey picture. Others: nothing."""
+    """What an inpainting network is told where there is no picture yet: all masked, a grey one. Others: nothing."""
     if not model.is_inpainting:
         return ()
-    picture = model.encode(torch.zeros(1, 3, height, width, device=device)).expand(count, -1, -1, -1)
-    mask = torch.ones(count, 1, *picture.shape[-2:], device=device)
-    return (ShowPicture(torch.cat([mask, picture], dim=1)),)
+    _, rows, columns = model.latent_shape(width, height)
+    grey = torch.zeros(1, 3, height, width, device=device)
+    return tuple(
+        ShowPicture(each.concat.expand(count, -1, -1, -1)) for each in shown(model, grey, (columns, rows))
+    )
 
 
-def _masked_picture(model: Family, pixels: Tensor, init: InitImage, height: int, width: int) -> Tensor:
-    """The mask and the latent of the picture without its masked part (grey), as the checkpoint was trained."""
-    assert init.mask is not None
-    full = torch.from_numpy(init.mask.copy()).float().to(pixels.device)[None, None] / 255.0
-    full = full.round() if init.mask_round else full
-    picture = model.encode(torch.lerp(pixels, pixels * (1 - full), init.inpainting_mask_weight))
-    mask = interpolate(full, (height, width))
-    return torch.cat([mask.expand(len(picture), -1, -1, -1), picture], dim=1)
+def shown(
+    model: Family, pixels: Tensor, cells: tuple[int, int], weight: float = 1.0, mask: Tensor | None = None
+) -> tuple[ShowPicture, ...]:
+    """What an inpainting network is told of ``pixels`` (n, 3, h, w; -1..1): the mask, and the latent of the picture
+    whose masked part is grey by the share ``weight``, as the checkpoint was trained. Others: nothing.
+
+    ``mask`` (1, 1, h, w) is 1 where it is repainted; without one it is so everywhere. ``cells`` is the latent's
+    (width, height).
+    """
+    if not model.is_inpainting:
+        return ()
+    width, height = cells
+    mask = torch.ones(1, 1, *pixels.shape[-2:], device=pixels.device) if mask is None else mask
+    picture = model.encode(torch.lerp(pixels, pixels * (1 - mask), weight))
+    if picture.shape[-2:] != (height, width):
+        picture = interpolate(picture, (height, width), mode="bilinear")
+    small = interpolate(mask, (height, width)).expand(len(picture), -1, -1, -1)
+    return (ShowPicture(torch.cat([small, picture], dim=1)),)

@@ -232,7 +232,7 @@ class Passes:
 
     def _refiner(self, plan: PassPlan, batch: Batch) -> tuple[Refine, ...]:
         request = self._request
-        if not plan.refines or not request.refiner_checkpoint or request.refiner_switch_at is None:
+        if not plan.refines or not request.refiner_checkpoint:
             return ()
 
         def load() -> tuple[Family, Conditioning]:
@@ -240,7 +240,7 @@ class Passes:
             with self._reporter.stage("text_encoding"):
                 return model, self._condition(plan, model, batch)
 
-        return (Refine(request.refiner_switch_at, load, by_steps=request.refiner_by_steps),)
+        return (Refine(request.refiner_switch_at or 0.0, load, by_steps=request.refiner_by_steps),)
 
 
 class _Stop(Exception):

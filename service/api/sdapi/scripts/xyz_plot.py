@@ -62,6 +62,11 @@ def _denoising(request: GenerationRequest, value: Any, values: Sequence[Any]) ->
     return (_init if request.init else _hires)("denoising_strength")(request, value, values)
 
 
+def _upscaler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    request = _hires("upscaler")(request, value, values)
+    return _hires("upscaler_told")(request, True, values)
+
+
 def _sampler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
     sampler, scheduler = samplers.resolve(str(value), None, strict=True)
     given = scheduler.label if scheduler.name != "automatic" else request.scheduler
@@ -150,8 +155,8 @@ AXES: Final = (
     Axis("Denoising", _float, _denoising, ranges=True),
     Axis("Initial noise multiplier", _float, _init("noise_multiplier"), ranges=True),
     Axis("Extra noise"),
-    Axis("Hires upscaler", str.strip, _hires("upscaler"), "txt2img"),
-    Axis("Cond. Image Mask Weight", _float, _init("inpainting_mask_weight"), "img2img", ranges=True),
+    Axis("Hires upscaler", str.strip, _upscaler, "txt2img"),
+    Axis("Cond. Image Mask Weight", _float, _field("inpainting_mask_weight"), "img2img", ranges=True),
     Axis("VAE", str.strip, _field("vae")),
     Axis("Styles"),
     Axis("Size", str, _size),

@@ -148,7 +148,15 @@ class FakeEngine:
         self.slept.append("memory")
         return "memory"
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def upscale(
+        self,
+        image: Pixels,
+        upscaler: str,
+        width: int,
+        height: int,
+        token: CancelToken,
+        factor: float | None = None,
+    ) -> Pixels:
         """Repeat pixels."""
         rows = np.arange(height) * image.shape[0] // height
         columns = np.arange(width) * image.shape[1] // width

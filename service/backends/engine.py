@@ -29,8 +29,19 @@ class Engine(Protocol):
     def check(self, request: GenerationRequest) -> None:
         """Raise ``OutOfMemory`` if ``request`` cannot fit. Touches no device; one of those under "What there is"."""
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
-        """Enlarge one image to exactly width × height with an upscaler by its name."""
+    def upscale(
+        self,
+        image: Pixels,
+        upscaler: str,
+        width: int,
+        height: int,
+        token: CancelToken,
+        factor: float | None = None,
+    ) -> Pixels:
+        """Enlarge one image to exactly width × height with an upscaler by its name.
+
+        ``factor`` is what the upscaler is asked for where the size is that less a remainder; None: what the size says.
+        """
 
     def caption(self, image: Pixels) -> str:
         """A line about what can be seen on ``image``. Raises ``BadRequest`` where no captioner is configured."""

@@ -86,7 +86,7 @@ def _tiles(engine: Engine, tiles: Tiles, token: CancelToken) -> tuple[Generation
     request, tiling, init = tiles.request, tiles.tiling, tiles.request.init
     assert init is not None
     size = tiling.picture_width, tiling.picture_height
-    larger = engine.upscale(init.images[0], tiles.upscaler, *size, token)
+    larger = engine.upscale(init.images[0], tiles.upscaler, *size, token, tiles.factor)
     cut, each = tiling.cut(larger), request.batch_size
     batches = [tuple(cut[start : start + each]) for start in range(0, len(cut), each)]
     return tuple(
@@ -106,10 +106,11 @@ def _tiles(engine: Engine, tiles: Tiles, token: CancelToken) -> tuple[Generation
 def _upscale(engine: Engine, job: Upscale, token: CancelToken) -> Upscaled:
     began = time.perf_counter()
     made = []
-    for image, (width, height) in zip(job.images, job.sizes, strict=True):
-        one = engine.upscale(image, job.upscaler, width, height, token)
+    factors = job.factors or (None,) * len(job.images)
+    for image, (width, height), factor in zip(job.images, job.sizes, factors, strict=True):
+        one = engine.upscale(image, job.upscaler, width, height, token, factor)
         if job.second is not None and job.share > 0:
-            one = _mix(one, engine.upscale(image, job.second, width, height, token), job.share)
+            one = _mix(one, engine.upscale(image, job.second, width, height, token, factor), job.share)
         made.append(one)
     return Upscaled(tuple(made), time.perf_counter() - began)
 

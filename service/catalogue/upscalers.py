@@ -1,4 +1,4 @@
-"""Names of what enlarges: latent modes and built-in image filters. Torch-free, so that lists need no model."""
+"""What enlarges: names of latent modes and built-in image filters, and sizes. Torch-free: lists need no model."""
 
 from typing import Final
 
@@ -14,3 +14,12 @@ LATENT_MODES: Final = (
 
 BUILT_IN: Final = ("None", "Lanczos", "Nearest")
 """Image upscalers that need no file, in A1111's order."""
+
+
+def enlarged_size(width: int, height: int, factor: float) -> tuple[int, int]:
+    """Where A1111's image upscalers end that are to make ``factor`` of width × height: in multiples of 8.
+
+    A picture smaller than that keeps what it has.
+    """
+    sides = int(width * factor), int(height * factor)
+    return sides[0] // 8 * 8 or max(1, sides[0]), sides[1] // 8 * 8 or max(1, sides[1])

@@ -40,6 +40,8 @@ class Tiles:
     request: GenerationRequest
     upscaler: str
     tiling: Tiling
+    factor: float | None = None
+    """What the upscaler is asked for, where the size of ``tiling`` is that less a remainder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,17 @@ class Upscaled:
 
 @dataclass(frozen=True, slots=True)
 class Upscale(Job[Upscaled]):
-    """Enlarge ``images``, each to the (width, height) in ``sizes``; ``share`` (0..1) of ``second`` is mixed in."""
+    """Enlarge ``images``, each to the (width, height) in ``sizes``; ``share`` (0..1) of ``second`` is mixed in.
+
+    ``factors`` are what the upscalers are asked for where a size is that less a remainder.
+    """
 
     images: tuple[Pixels, ...]
     sizes: tuple[tuple[int, int], ...]
     upscaler: str
     second: str | None = None
     share: float = 0.0
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

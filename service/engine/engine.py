@@ -205,12 +205,21 @@ class DiffusersEngine:
         if all(self._headroom.knows(path) for path in paths):
             self._headroom.check(request, paths, self._vae_bytes(request, paths[0]))
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def upscale(
+        self,
+        image: Pixels,
+        upscaler: str,
+        width: int,
+        height: int,
+        token: CancelToken,
+        factor: float | None = None,
+    ) -> Pixels:
         """Enlarge one image to exactly width × height."""
         if self._headroom is not None:
             self._headroom.check_upscale(width, height)
         return self._guarded(
-            lambda: self._enlarge(image, upscaler, width, height, token), f"Enlarging to {width}×{height}"
+            lambda: self._enlarge(image, upscaler, width, height, token, factor),
+            f"Enlarging to {width}×{height}",
         )
 
     def caption(self, image: Pixels) -> str:
@@ -229,11 +238,19 @@ class DiffusersEngine:
 
         return self._guarded(work, "A caption")
 
-    def _enlarge(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def _enlarge(
+        self,
+        image: Pixels,
+        upscaler: str,
+        width: int,
+        height: int,
+        token: CancelToken,
+        factor: float | None = None,
+    ) -> Pixels:
         token.raise_if_cancelled()
         library = self._require()
         return library.upscalers.enlarge(
-            image, upscaler, width, height, library.device, token.raise_if_cancelled
+            image, upscaler, width, height, library.device, token.raise_if_cancelled, factor
         )
 
     def _guarded(self, work: Callable[[], T], what: str) -> T:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from service.catalogue.upscalers import enlarged_size
 from service.core.errors import BadRequest, UnknownName
 from service.core.pixels import Pixels
 
@@ -165,4 +166,5 @@ def _sized(
 
 def _scaled(pixels: Pixels, factor: float, resample: Image.Resampling) -> Pixels:
     height, width = pixels.shape[:2]
-    return stretch(pixels, max(1, int(width * factor)), max(1, int(height * factor)), resample)
+    made = stretch(pixels, max(1, int(width * factor)), max(1, int(height * factor)), resample)
+    return stretch(made, *enlarged_size(width, height, factor))

@@ -29,9 +29,9 @@ def single(api: Api, **fields: Any) -> tuple[Image.Image, str]:
         ({"upscaler_1": "Nearest", "upscaling_resize": 0.5}, (32, 24), "Postprocess upscale by: 0.5"),
         ({"upscaler_1": "Fake 4x", "upscaling_resize": 4}, (256, 192), "Postprocess upscaler: Fake 4x"),
         ({"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 100}, (100, 100),
-         "Postprocess upscale to: 100x100"),
+         "Postprocess upscale to: 100x100, Postprocess crop to: 100x100, Postprocess upscaler: Lanczos"),
         ({"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 100,
-          "upscaling_crop": False}, (133, 100), "Postprocess upscale to: 100x100"),
+          "upscaling_crop": False}, (128, 96), "Postprocess upscale to: 100x100, Postprocess upscaler: Lanczos"),
         ({"upscaler_1": "Lanczos", "resize_mode": "0", "upscaling_resize_w": 99.9}, (128, 96), ""),
         ({"upscaler_1": "Lanczos", "upscaler_2": "Nearest", "extras_upscaler_2_visibility": 0.5}, (128, 96),
          "Postprocess upscaler 2: Nearest"),
@@ -54,7 +54,7 @@ def test_none_gives_the_pixels_back(api: Api) -> None:
 
 
 def test_the_second_upscaler_is_mixed_in_by_its_share(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def upscale(image: Any, upscaler: str, width: int, height: int, token: object) -> Any:
+    def upscale(image: Any, upscaler: str, width: int, height: int, token: object, factor: float) -> Any:
         return np.full((height, width, 3), 100 if upscaler == "Lanczos" else 200, np.uint8)
 
     monkeypatch.setattr(api.engine, "upscale", upscale)

@@ -102,8 +102,8 @@ def test_inner_size_fits_and_keeps_the_ratio(width: int, height: int, to_width: 
 
 def test_built_in_upscalers() -> None:
     pixels = noise(6, 4)
-    assert np.array_equal(upscale_by_name("nearest")(pixels, 3), pixels.repeat(3, axis=0).repeat(3, axis=1))
-    assert upscale_by_name("Lanczos")(pixels, 2.5).shape == (10, 15, 3)
+    assert np.array_equal(upscale_by_name("nearest")(pixels, 4), pixels.repeat(4, axis=0).repeat(4, axis=1))
+    assert upscale_by_name("Lanczos")(pixels, 2.5).shape == (8, 8, 3), "multiples of 8, as A1111's"
     assert upscale_by_name("Lanczos")(pixels, 0.01).shape == (1, 1, 3)
     with pytest.raises(UnknownName, match="Lanczos, Nearest"):
         upscale_by_name("ESRGAN_4x")

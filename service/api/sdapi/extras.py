@@ -12,6 +12,7 @@ from service.api.sdapi.fields import Float, Int, Lenient, Str
 from service.api.sdapi.prepared import encoding_of
 from service.api.sdapi.saving import save
 from service.api.url_images import inline
+from service.catalogue.upscalers import enlarged_size
 from service.context import Context
 from service.core.errors import BadImage, BadRequest
 from service.core.jobs import Upscale
@@ -89,6 +90,7 @@ async def enlarge(
     reader = PictureReader(settings.max_image_pixels, settings.max_request_pixels, task.claim)
     sources = await context.lanes.read(task, _read, given, names, reader)
     sizes = _sizes(sources, body, settings)
+    factors = tuple(_factor(source, body) for source in sources)
     await context.board.claim(task)
     task.claim.take("answers", sum(width * height for width, height in sizes) * _MADE_BYTES)
     if body.upscaler_1 == NONE:
@@ -96,7 +98,7 @@ async def enlarge(
     else:
         second = body.upscaler_2 if body.upscaler_2 != NONE else None
         colours = tuple(np.ascontiguousarray(source.pixels[:, :, :3]) for source in sources)
-        job = Upscale(colours, sizes, body.upscaler_1, second, body.extras_upscaler_2_visibility)
+        job = Upscale(colours, sizes, body.upscaler_1, second, body.extras_upscaler_2_visibility, factors)
         larger = (await context.backend.run(job, task)).images
         made = await context.lanes.run(
             task, lambda: [_fitted(one, source, body) for one, source in zip(larger, sources, strict=True)]
@@ -132,34 +134,42 @@ def _sizes(sources: list[Source], body: ExtrasBody, settings: Settings) -> tuple
     return sizes
 
 
-def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, int]:
-    """Width and height to enlarge to. In mode 1 the asked size is covered in the image's own shape."""
+def _factor(source: Source, body: ExtrasBody) -> float:
+    """How many times as large an image becomes. In mode 1 the asked size is covered in the image's own shape."""
+    if body.resize_mode != 1:
+        return float(body.upscaling_resize)
     height, width = source.pixels.shape[:2]
-    if body.resize_mode == 1:
-        factor = max(body.upscaling_resize_w / width, body.upscaling_resize_h / height)
-    else:
-        factor = body.upscaling_resize
+    return float(max(body.upscaling_resize_w / width, body.upscaling_resize_h / height))
+
+
+def _size(source: Source, body: ExtrasBody, settings: Settings) -> tuple[int, int]:
+    """Width and height to enlarge to: multiples of 8, as A1111's upscalers make them."""
+    height, width = source.pixels.shape[:2]
+    factor = _factor(source, body)
     if width * height * factor * factor > settings.max_image_pixels:
         raise BadImage(
             f"{width}×{height} pixels enlarged {factor:g} times are more than the {settings.max_image_pixels} that are "
             "made (SD_MAX_IMAGE_PIXELS): lower upscaling_resize."
         )
-    if body.resize_mode == 1:
-        return max(1, round(width * factor)), max(1, round(height * factor))
-    # As in A1111 upscalers end in multiples of 8; a picture smaller than that keeps its own size.
-    sides = (int(width * factor), int(height * factor))
-    return sides[0] // 8 * 8 or max(1, sides[0]), sides[1] // 8 * 8 or max(1, sides[1])
+    return enlarged_size(width, height, factor)
 
 
 def _fitted(made: Pixels, source: Source, body: ExtrasBody) -> Pixels:
-    """An enlarged image with the transparency of its source, cut to the size that was asked for."""
+    """An enlarged image with the transparency of its source, cut to the size that was asked for.
+
+    Where multiples of 8 fall short of that size A1111 leaves black edges; here the picture is drawn out.
+    """
     height, width = made.shape[:2]
+    cuts = body.resize_mode == 1 and body.upscaling_crop
+    if cuts and (width < body.upscaling_resize_w or height < body.upscaling_resize_h):
+        factor = _factor(source, body)
+        height, width = (max(1, round(side * factor)) for side in source.pixels.shape[:2])
+        made = np.asarray(Image.fromarray(made).resize((width, height), Image.Resampling.LANCZOS))
     if source.pixels.shape[2] == 4:
         alpha = Image.fromarray(source.pixels[:, :, 3]).resize((width, height), Image.Resampling.LANCZOS)
         made = np.dstack([made, np.asarray(alpha)])
-    if body.resize_mode == 1 and body.upscaling_crop:
-        left, top = (width - body.upscaling_resize_w) // 2, (height - body.upscaling_resize_h) // 2
-        left, top = max(0, left), max(0, top)
+    if cuts:
+        left, top = width // 2 - body.upscaling_resize_w // 2, height // 2 - body.upscaling_resize_h // 2
         made = made[top : top + body.upscaling_resize_h, left : left + body.upscaling_resize_w]
     return np.ascontiguousarray(made)
 
@@ -170,7 +180,9 @@ def _did(body: ExtrasBody) -> str:
         return ""
     said: dict[str, Any] = {}
     if body.resize_mode == 1:
-        said["Postprocess upscale to"] = f"{body.upscaling_resize_w}x{body.upscaling_resize_h}"
+        said["Postprocess upscale to"] = size = f"{body.upscaling_resize_w}x{body.upscaling_resize_h}"
+        if body.upscaling_crop:
+            said["Postprocess crop to"] = size
     else:
         said["Postprocess upscale by"] = body.upscaling_resize
     said["Postprocess upscaler"] = body.upscaler_1

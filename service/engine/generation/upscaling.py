@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from service.catalogue.upscalers import BUILT_IN, LATENT_MODES
+from service.catalogue.upscalers import BUILT_IN, LATENT_MODES, enlarged_size
 from service.core.errors import UnknownName
 from service.core.pixels import Pixels
 
@@ -38,13 +38,39 @@ def enlarge_latent(latent: Tensor, width: int, height: int, mode: str) -> Tensor
     return interpolate(latent, (height, width), **_INTERPOLATION[mode])
 
 
-def enlarge_image(image: Pixels, width: int, height: int, upscaler: str) -> Pixels:
-    """``image`` at width × height with a built-in filter; "None" means Lanczos, since a size has to be reached."""
-    name = "Lanczos" if upscaler == "None" else upscaler
-    if name not in _FILTERS:
+def factor_of(image: Pixels, width: int, height: int) -> float:
+    """What an upscaler is asked for so that width × height is covered."""
+    return max(width / image.shape[1], height / image.shape[0])
+
+
+def enlarge_image(
+    image: Pixels, width: int, height: int, upscaler: str, factor: float | None = None
+) -> Pixels:
+    """``image`` at width × height with a built-in filter; "None" means Lanczos, since a size has to be reached.
+
+    As in A1111 that takes up to three steps: the filter makes ``factor`` of the picture, Lanczos brings that to
+    multiples of 8, and those to the size.
+    """
+    if upscaler == "None":
+        return brought_to(image, width, height)
+    if upscaler not in _FILTERS:
         raise UnknownName(
             f"There is no upscaler {upscaler!r}. Use one of: {', '.join((*LATENT_MODES, *BUILT_IN))}."
         )
+    asked = factor_of(image, width, height) if factor is None else factor
+    if asked <= 1 and factor is None:
+        return brought_to(image, width, height)
+    rows, columns = image.shape[:2]
+    ending = enlarged_size(columns, rows, asked)
+    if columns < ending[0] or rows < ending[1]:
+        image = brought_to(image, int(columns * asked), int(rows * asked), _FILTERS[upscaler])
+    return brought_to(brought_to(image, *ending), width, height)
+
+
+def brought_to(
+    image: Pixels, width: int, height: int, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Pixels:
+    """``image`` at width × height by a filter."""
     if image.shape[:2] == (height, width):
         return image
-    return np.array(Image.fromarray(image).resize((width, height), _FILTERS[name]))
+    return np.array(Image.fromarray(image).resize((width, height), by))

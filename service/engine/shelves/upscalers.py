@@ -7,14 +7,14 @@ from typing import Final
 import torch
 
 from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_files_in
-from service.catalogue.upscalers import BUILT_IN, LATENT_MODES
+from service.catalogue.upscalers import BUILT_IN, LATENT_MODES, enlarged_size
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError, UnknownName
 from service.core.pixels import Pixels
 from service.core.records import UpscalerInfo
 from service.engine import esrgan
 from service.engine.device import Device
-from service.engine.generation.upscaling import enlarge_image
+from service.engine.generation.upscaling import brought_to, enlarge_image, factor_of
 
 _KEPT: Final = 256 * 1024**2
 _MOST_PASSES: Final = 3
@@ -49,30 +49,40 @@ class UpscalerShelf:
         return [*(UpscalerInfo(name) for name in BUILT_IN), *self._infos]
 
     def enlarge(
-        self, image: Pixels, name: str, width: int, height: int, device: Device, check: Callable[[], None]
+        self,
+        image: Pixels,
+        name: str,
+        width: int,
+        height: int,
+        device: Device,
+        check: Callable[[], None],
+        factor: float | None = None,
     ) -> Pixels:
-        """``image`` at width × height; ``check`` is called between pieces and may raise.
+        """``image`` at width × height; ``check`` is called between pieces and may raise. ``factor``: what is asked of
+        the upscaler, if not what the size says.
 
         Raises :class:`UnknownName` and :class:`ModelLoadError`.
         """
         lowered = name.strip().lower()
         built_in = next((known for known in BUILT_IN if known.lower() == lowered), None)
         if built_in is not None:
-            return enlarge_image(image, width, height, built_in)
+            return enlarge_image(image, width, height, built_in, factor)
         info = next((info for info in self._infos if info.name.lower() == lowered), None)
         if info is None or info.filename is None:
             known = ", ".join((*LATENT_MODES, *(each.name for each in self.all())))
             raise UnknownName(f"There is no upscaler {name!r}. Use one of: {known}.")
         path = Path(info.filename)
+        asked = factor_of(image, width, height) if factor is None else factor
+        ending = enlarged_size(image.shape[1], image.shape[0], asked) if asked > 1 else (width, height)
         if info.scale > 1:
             network = self._network(path, device)
             for _ in range(_MOST_PASSES):
-                if image.shape[0] >= height and image.shape[1] >= width:
+                if image.shape[1] >= ending[0] and image.shape[0] >= ending[1]:
                     break
                 image = esrgan.enlarge(network, image, check)
         else:
             image = esrgan.enlarge(self._network(path, device), image, check)
-        return enlarge_image(image, width, height, "Lanczos")
+        return brought_to(brought_to(image, *ending), width, height)
 
     def _network(self, path: Path, device: Device) -> esrgan.RRDBNet | esrgan.SRVGGNet:
         try:

@@ -6,6 +6,7 @@ from typing import Final
 
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.series import Composed, ScriptPlan
+from service.catalogue.upscalers import enlarged_size
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series, Tiles
@@ -32,8 +33,7 @@ def plan(
     if upscaler == "None":
         width, height = source.shape[1], source.shape[0]
     else:
-        # As in A1111 upscalers end in multiples of 8.
-        width, height = (max(8, int(side * factor) // 8 * 8) for side in (source.shape[1], source.shape[0]))
+        width, height = enlarged_size(source.shape[1], source.shape[0], factor)
     tiling = Tiling(width, height, request.width, request.height, overlap)
     count = tiling.count
     if count * request.batch_count > settings.max_images:
@@ -52,5 +52,5 @@ def plan(
         return Composed((), tuple(joined))
 
     extra = {"SD upscale overlap": overlap, "SD upscale upscaler": upscaler}
-    job = Series(tiles=Tiles(request, upscaler, tiling))
+    job = Series(tiles=Tiles(request, upscaler, tiling, factor))
     return ScriptPlan(job, compose=compose, extra=extra)

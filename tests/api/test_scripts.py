@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.api.sdapi.scripts.xyz_plot import axes_for
+from service.api.sdapi.scripts.axes import axes_for
 from service.core.tiling import Tiling
 from tests.fakes import FakeEngine
 from tests.live import LiveServer, serve
@@ -65,6 +65,8 @@ def test_prompt_matrix_makes_every_combination_and_a_grid(live: tuple[LiveServer
     assert len(info["infotexts"]) == 5
     assert info["all_prompts"][3] == "a cat, red, in snow"
     assert shown[4].info["parameters"].startswith("a cat, red, in snow\nSteps: 2")
+    assert "parameters" not in shown[0].info
+    assert info["infotexts"][0].startswith("a cat\nSteps: 2")
 
 
 def test_prompt_matrix_on_the_negative_prompt_with_other_seeds(live: tuple[LiveServer, FakeEngine]) -> None:
@@ -93,6 +95,40 @@ def test_xyz_plot_answers_the_grid_alone_unless_lone_images_are_wanted(
     asked = [(request.prompt, request.sampler, request.scheduler) for request in live[1].served]
     assert asked[0] == ("a cat|red|in snow", "Euler a", "Automatic")
     assert asked[3] == ("a dog|red|in snow", "DPM++ 2M", "Karras")
+
+
+def test_xyz_plot_tells_of_its_axes(live: tuple[LiveServer, FakeEngine]) -> None:
+    arguments = ["Seed", "5-6", [], "Steps", "2", [], "CFG Scale", "1, 2", [], False, False, True, False]
+    answer = ask(live, "x/y/z plot", [*arguments, *[False] * 3, 0, False])
+    shown, info = pictures(answer), json.loads(answer.json()["info"])
+    assert len(shown) == 3, "the grid, and one for each value of z"
+    assert all("parameters" not in image.info for image in shown), "as in A1111"
+    axes = (
+        'Script: X/Y/Z plot, X Type: Seed, X Values: 5-6, Fixed X Values: "5, 6", Y Type: Steps, Y Values: 2'
+    )
+    assert info["infotexts"][0].split("RNG: CPU, ")[1] == (
+        f'{axes}, Z Type: CFG Scale, Z Values: "1, 2", Version: v1.10.1'
+    )
+    assert [text.split("RNG: CPU, ")[1] for text in info["infotexts"][1:3]] == [
+        f"{axes}, Version: v1.10.1"
+    ] * 2
+    assert "CFG scale: 2.0" in info["infotexts"][2]
+    assert len(info["infotexts"]) == 3 + 4, "pictures that are not sent are told of too"
+    assert info["all_seeds"] == [5, 6, 5, 6]
+
+
+def test_xyz_plot_draws_the_seeds_that_are_left_open(live: tuple[LiveServer, FakeEngine]) -> None:
+    answer = ask(live, "x/y/z plot", ["Seed", "-1, -1, 3"])
+    seeds = [request.seed for request in live[1].served]
+    assert seeds[2] == 3
+    assert len(set(seeds)) == 3
+    assert min(seeds) >= 0
+    assert f'Fixed X Values: "{seeds[0]}, {seeds[1]}, 3"' in json.loads(answer.json()["info"])["infotexts"][0]
+    open_seeds: list[Any] = ["Steps", "2,3", "Nothing", "", "Nothing", "", False, False, False, True]
+    ask(live, "x/y/z plot", open_seeds)
+    assert {request.seed for request in live[1].served} == {10}, "a seed that was given stays"
+    ask(live, "x/y/z plot", open_seeds, seed=-1)
+    assert len({request.seed for request in live[1].served}) == 2
 
 
 @pytest.mark.parametrize(

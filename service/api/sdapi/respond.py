@@ -4,8 +4,9 @@ It costs milliseconds that neither the event loop nor the device should wait for
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -38,6 +39,15 @@ def encode(prepared: Prepared, result: GenerationResult) -> tuple[list[str], lis
     """The images as base64, and the infotext of each."""
     result = _told(prepared, result)
     return encode_all(result, prepared.encoding, _infotext_options(prepared.options), prepared.extra)
+
+
+def _texts(
+    prepared: Prepared, result: GenerationResult, more: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """The infotext of each image, with the entries ``more``."""
+    told, options = _told(prepared, result), _infotext_options(prepared.options)
+    extra = {**prepared.extra, **more}
+    return [infotext.compose(told, index, options, extra) for index in range(len(result.images))]
 
 
 def _told(prepared: Prepared, result: GenerationResult) -> GenerationResult:
@@ -84,8 +94,9 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
     infotexts: list[str] = []
     about: dict[str, Any] = {}
     remarks = list(prepared.remarks)
+    bare = replace(prepared, encoding=replace(prepared.encoding, embed_infotext=False))
     for result in composed.results:
-        encoded, texts = encode(prepared, result)
+        encoded, texts = encode(prepared, result) if composed.lone else ([], _texts(prepared, result))
         if not about:
             about = info(prepared, result, texts)
         else:
@@ -94,11 +105,14 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
             beside = composed.beside[len(images)] if composed.beside else ()
             sending += [image, *(_written(pixels, None, options, "samples_format") for pixels in beside)]
             images.append(image)
+        if composed.joined:
+            sending[-len(encoded) :] = encode(bare, result)[0]
         infotexts += texts
         remarks += [comment for comment in result.comments if comment not in remarks]
     about["infotexts"] = infotexts
     about["styles"] = list(sent.styles or ())
-    grids = [_written(grid, _first(infotexts, options), options, "samples_format") for grid in composed.grids]
+    grids = [_written(grid.pixels, None, options, "samples_format") for grid in composed.grids]
+    said = [_texts(prepared, composed.results[grid.first], grid.entries)[0] for grid in composed.grids]
     if sent.save_images and images:
         seeds = [seed for result in composed.results for seed in result.seeds[: len(result.images)]]
         if settings.output_dir and options.flag("samples_save"):
@@ -109,9 +123,9 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
             except BadRequest as error:
                 remarks.append(f"There is no grid: {error.detail}")
                 grid = None
-            grids = [grid] if grid is not None else []
+            grids, said = ([grid], infotexts[:1]) if grid is not None else ([], [])
     if grids:
-        about["infotexts"] = [_first(infotexts, options) or ""] * len(grids) + infotexts
+        about["infotexts"] = said + infotexts
         about["index_of_first_image"] = len(grids)
     about["comments"] = remarks
     return {

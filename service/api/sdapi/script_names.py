@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 from service.api.sdapi.schemas import GenerationBody
 from service.api.sdapi.scripts import prompt_matrix, sd_upscale, xyz_plot
 from service.api.sdapi.scripts.arguments import Arguments
+from service.api.sdapi.scripts.axes import axes_for
 from service.api.sdapi.scripts.series import ScriptPlan
 from service.catalogue.catalogue import Catalogue
 from service.core.errors import BadRequest
@@ -86,7 +87,7 @@ SCRIPTS: Final[list[Script]] = [
 
 def described(script: Script, kind: str, catalogue: Catalogue) -> list[Argument]:
     """The arguments of ``script``, with the axes and the upscalers that ``kind`` can choose from here."""
-    axes = tuple(axis.label for axis in xyz_plot.axes_for(kind) if axis.apply or axis.label == "Nothing")
+    axes = tuple(axis.label for axis in axes_for(kind) if axis.apply or axis.label == "Nothing")
     upscalers = tuple(upscaler.name for upscaler in catalogue.upscalers)
     choices = {"X type": axes, "Y type": axes, "Z type": axes, "Upscaler": upscalers}
     return [replace(one, choices=choices.get(one.label, one.choices)) for one in script.arguments]
@@ -104,7 +105,7 @@ def plan_script(
         names = [upscaler.name for upscaler in catalogue.upscalers]
         planned = sd_upscale.plan(request, arguments, names, settings)
     elif name == xyz_plot.NAME:
-        planned = xyz_plot.plan(request, arguments, kind, settings)
+        planned = xyz_plot.plan(request, arguments, kind, settings, any_seed=body.seed in (None, -1))
     else:
         return None
     named = tuple(catalogue.named(one) for one in planned.job.requests)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, ScriptPlan, raise_if_too_many, with_prompts
+from service.api.sdapi.scripts.series import Composed, Grid, ScriptPlan, raise_if_too_many, with_prompts
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series
@@ -50,8 +50,7 @@ def plan(request: GenerationRequest, arguments: Arguments, settings: Settings) -
             return Composed((), tuple(results))
         columns, rows = matrix_captions(parts)
         grid = make_grid(images, len(rows), margin=margin, max_pixels=largest_grid)
-        return Composed(
-            (annotate(grid, columns, rows, margin=margin, max_pixels=largest_grid),), tuple(results)
-        )
+        sheet = annotate(grid, columns, rows, margin=margin, max_pixels=largest_grid)
+        return Composed((Grid(sheet),), tuple(results))
 
     return ScriptPlan(Series(tuple(requests)), compose=compose)

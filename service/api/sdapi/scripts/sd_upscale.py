@@ -49,7 +49,7 @@ def plan(
             tiles = [tile for result in batches for tile in result.images]
             if len(tiles) == count:
                 joined.append(replace(batches[0], images=(tiling.join(tiles),)))
-        return Composed((), tuple(joined))
+        return Composed((), tuple(joined), joined=True)
 
     extra = {"SD upscale overlap": overlap, "SD upscale upscaler": upscaler}
     job = Series(tiles=Tiles(request, upscaler, tiling, factor))

@@ -1,6 +1,6 @@
 """What a script makes of a request: a job of several generations, and how their images are put together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +13,27 @@ from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
-    """The images to send: ``grids`` first (they carry the first image's infotext), then those of the results."""
+class Grid:
+    """Images put together; its infotext is that of the first image of result ``first``, with ``entries`` added."""
 
-    grids: tuple[Pixels, ...]
+    pixels: Pixels
+    first: int = 0
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The images to send: ``grids`` first, then those of the results.
+
+    As in A1111 the files of what was put together say nothing of how it was made: only ``infotexts`` do.
+    """
+
+    grids: tuple[Grid, ...]
     results: tuple[GenerationResult, ...]
+    lone: bool = True
+    """Whether the images of the results are sent; they are told of in any case."""
+    joined: bool = False
+    """Whether they were put together themselves."""
     beside: tuple[Sequence[Pixels], ...] = ()
     """For each image of the results those that follow it without an infotext; none at all: ()."""
 

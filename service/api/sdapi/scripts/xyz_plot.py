@@ -6,14 +6,13 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from service.api.sdapi.scripts.arguments import Arguments
-from service.api.sdapi.scripts.series import Composed, ScriptPlan, raise_if_too_many, with_prompts
-from service.api.values import LARGEST_INT, SMALLEST_INT, finite
-from service.catalogue import samplers
+from service.api.sdapi.scripts.axes import SCRIPT, Axis, axes_for
+from service.api.sdapi.scripts.series import Composed, Grid, ScriptPlan, raise_if_too_many
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series
@@ -21,176 +20,52 @@ from service.core.pixels import Pixels
 from service.imaging.grid import Caption, annotate, make_grid
 from service.settings import Settings
 
-NAME: Final = "x/y/z plot"
-
-Apply = Callable[[GenerationRequest, Any, Sequence[Any]], GenerationRequest]
+NAME: Final = SCRIPT
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """What a list of values changes. ``parse`` reads one value; ``only`` is the route it is for, if not both."""
-
-    label: str
-    parse: Callable[[str], Any] = str
-    apply: Apply | None = None
-    only: str | None = None
-    ranges: bool = False
-    """Whether ``1-10 (+2)`` and ``1-10 [5]`` stand for several values."""
-
-
-def _field(name: str) -> Apply:
-    return lambda request, value, values: replace(request, **{name: value})
-
-
-def _hires(name: str) -> Apply:
-    def apply(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-        if request.hires is None:
-            raise BadRequest(f"{NAME}: a hires axis needs enable_hr.")
-        return replace(request, hires=replace(request.hires, **{name: value}))
-
-    return apply
-
-
-def _init(name: str) -> Apply:
-    def apply(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-        return replace(request, init=replace(request.init, **{name: value})) if request.init else request
-
-    return apply
-
-
-def _denoising(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    return (_init if request.init else _hires)("denoising_strength")(request, value, values)
-
-
-def _upscaler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    request = _hires("upscaler")(request, value, values)
-    return _hires("upscaler_told")(request, True, values)
-
-
-def _sampler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    sampler, scheduler = samplers.resolve(str(value), None, strict=True)
-    given = scheduler.label if scheduler.name != "automatic" else request.scheduler
-    return replace(request, sampler=sampler.name, scheduler=given)
-
-
-def _scheduler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    return replace(request, scheduler=samplers.resolve(request.sampler, str(value), strict=True)[1].label)
-
-
-def _search_replace(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    needle = str(values[0])
-    if needle not in request.prompt and needle not in request.negative_prompt:
-        raise BadRequest(
-            f"{NAME}: Prompt S/R did not find {needle[:60]!r} in the prompt or the negative prompt."
-        )
-    return with_prompts(
-        request,
-        request.prompt.replace(needle, str(value)),
-        request.negative_prompt.replace(needle, str(value)),
-    )
-
-
-def _order(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    words: tuple[str, ...] = value
-    places = sorted((request.prompt.find(word), word) for word in words)
-    if places[0][0] < 0:
-        raise BadRequest(f"{NAME}: Prompt order did not find {places[0][1][:60]!r} in the prompt.")
-    text, position = "", 0
-    for (place, old), new in zip(places, words, strict=True):
-        text += request.prompt[position:place] + new
-        position = place + len(old)
-    return with_prompts(request, text + request.prompt[position:], request.negative_prompt)
-
-
-def _size(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
-    matched = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(value))
-    if matched is None:
-        raise BadRequest(f"{NAME}: Size is {str(value)[:40]!r}, but must be like 512x768.")
-    return replace(request, width=int(matched[1]), height=int(matched[2]))
-
-
-def _float(text: str) -> float:
-    return finite(text.strip())
-
-
-def _int(text: str) -> int:
-    value = int(text) if len(text) < 40 else 0  # no more digits than 64 bits have
-    if len(text) >= 40 or not SMALLEST_INT <= value <= LARGEST_INT:
-        raise ValueError("more than 64 bits")
-    return value
-
-
-def _sampler_name(text: str) -> str:
-    return samplers.resolve(text.strip(), None, strict=True)[0].name
-
-
-AXES: Final = (
-    Axis("Nothing"),
-    Axis("Seed", _int, _field("seed"), ranges=True),
-    Axis("Var. seed", _int, _field("subseed"), ranges=True),
-    Axis("Var. strength", _float, _field("subseed_strength"), ranges=True),
-    Axis("Steps", _int, _field("steps"), ranges=True),
-    Axis("Hires steps", _int, _hires("steps"), "txt2img", ranges=True),
-    Axis("CFG Scale", _float, _field("guidance_scale"), ranges=True),
-    Axis("Image CFG Scale", only="img2img"),
-    Axis("Prompt S/R", str, _search_replace),
-    Axis("Prompt order", str, _order),
-    Axis("Sampler", str.strip, _sampler, "txt2img"),
-    Axis("Hires sampler", _sampler_name, _hires("sampler"), "txt2img"),
-    Axis("Sampler", str.strip, _sampler, "img2img"),
-    Axis("Checkpoint name", str.strip, _field("checkpoint")),
-    Axis("Negative Guidance minimum sigma", _float, _field("s_min_uncond"), ranges=True),
-    Axis("Sigma Churn", _float, _field("s_churn"), ranges=True),
-    Axis("Sigma min", _float, _field("s_tmin"), ranges=True),
-    Axis("Sigma max", _float, _field("s_tmax"), ranges=True),
-    Axis("Sigma noise", _float, _field("s_noise"), ranges=True),
-    Axis("Schedule type", str.strip, _scheduler),
-    Axis("Schedule min sigma"),
-    Axis("Schedule max sigma"),
-    Axis("Schedule rho"),
-    Axis("Beta schedule alpha"),
-    Axis("Beta schedule beta"),
-    Axis("Eta", _float, _field("eta"), ranges=True),
-    Axis("Clip skip", _int, _field("clip_skip"), ranges=True),
-    Axis("Denoising", _float, _denoising, ranges=True),
-    Axis("Initial noise multiplier", _float, _init("noise_multiplier"), ranges=True),
-    Axis("Extra noise"),
-    Axis("Hires upscaler", str.strip, _upscaler, "txt2img"),
-    Axis("Cond. Image Mask Weight", _float, _field("inpainting_mask_weight"), "img2img", ranges=True),
-    Axis("VAE", str.strip, _field("vae")),
-    Axis("Styles"),
-    Axis("Size", str, _size),
-)
-"""In A1111's order, because clients send positions. Those without ``apply`` are not offered here."""
-
-
-def axes_for(kind: str) -> list[Axis]:
-    """The axes of a route by position."""
-    return [axis for axis in AXES if axis.only in (None, kind)]
-
-
-def plan(request: GenerationRequest, arguments: Arguments, kind: str, settings: Settings) -> ScriptPlan:
+def plan(
+    request: GenerationRequest,
+    arguments: Arguments,
+    kind: str,
+    settings: Settings,
+    *,
+    any_seed: bool = False,
+) -> ScriptPlan:
     """Arguments: type, values and (in newer clients) a list of values for each of x, y, z; then legend, lone images,
-    sub-grids, no fixed seeds, (vary seeds x, y, z), margin in pixels, (csv mode)."""
+    sub-grids, no fixed seeds, (vary seeds x, y, z), margin in pixels, (csv mode).
+
+    ``any_seed``: the client left the seed open, so that without fixed seeds each picture has one of its own.
+    """
     per_axis = 2 if len(arguments) <= 12 else 3
     most, largest_grid = settings.max_images, settings.max_image_pixels
     chosen = [_axis(arguments, number * per_axis, per_axis, kind, most) for number in range(3)]
     # Multiplied before anything is built: three short ranges are a million pictures.
     raise_if_too_many(math.prod(len(values) for _, values in chosen), settings)
     rest = 3 * per_axis
-    legend, lone = arguments.flag(rest, True), arguments.flag(rest + 1, False)
+    legend, lone, parts = (
+        arguments.flag(rest + number, default) for number, default in enumerate((True, False, False))
+    )
     fixed = not arguments.flag(rest + 3, False)
     has_vary = len(arguments) - rest >= 7
     vary = [has_vary and arguments.flag(rest + 4 + number, False) for number in range(3)]
     margin = int(arguments.number(rest + (7 if has_vary else 4), "margin", 0, 0, 500))
+    chosen = [
+        (axis, [_drawn(request, axis, number, value) for number, value in enumerate(values)])
+        for axis, values in chosen
+    ]
     (x, xs), (y, ys), (z, zs) = chosen
+    said = [
+        _said(name, axis, values, _written(arguments, number * per_axis, per_axis), fixed=fixed)
+        for number, (name, (axis, values)) in enumerate(zip("XYZ", chosen, strict=True))
+    ]
+    entries = {"Script": "X/Y/Z plot", **said[0], **said[1]}
     requests: list[GenerationRequest] = []
     for iz, iy, ix in itertools.product(range(len(zs)), range(len(ys)), range(len(xs))):
         one = replace(request, batch_size=1, batch_count=1)
         for axis, values, index in ((x, xs, ix), (y, ys, iy), (z, zs, iz)):
             if axis.apply is not None:
                 one = axis.apply(one, values[index], values)
-        if not fixed and "Seed" not in (x.label, y.label, z.label):
+        if not fixed and any_seed and "Seed" not in (x.label, y.label, z.label):
             # From the request's own seed: the same request is the same series again.
             one = replace(one, seed=random.Random(f"{request.seed}/{len(requests)}").randrange(2**32))
         strides = (1, len(xs), len(xs) * len(ys))
@@ -218,9 +93,42 @@ def plan(request: GenerationRequest, arguments: Arguments, kind: str, settings: 
         whole = (
             sheets[0] if len(sheets) == 1 else make_grid(sheets, 1, margin=margin, max_pixels=largest_grid)
         )
-        return Composed((whole,), tuple(results) if lone else tuple(replace(r, images=()) for r in results))
+        grids = [Grid(whole, 0, {**entries, **said[2]})]
+        if parts:
+            grids += [Grid(one, number * sheet, entries) for number, one in enumerate(sheets)]
+        return Composed(tuple(grids), tuple(results), lone=lone)
 
     return ScriptPlan(Series(tuple(requests)), compose=compose)
+
+
+def _drawn(request: GenerationRequest, axis: Axis, number: int, value: Any) -> Any:
+    """A seed in place of -1, from the request's own: the same request is the same series again."""
+    if axis.label not in _SEEDS or value != -1:
+        return value
+    return random.Random(f"{request.seed}/{axis.label}/{number}").randrange(2**32)
+
+
+def _said(name: str, axis: Axis, values: Sequence[Any], written: str, *, fixed: bool) -> dict[str, Any]:
+    """What the grid's infotext tells of an axis."""
+    if axis.apply is None:
+        return {}
+    told = {f"{name} Type": axis.label, f"{name} Values": written}
+    if axis.label in _SEEDS and fixed:
+        told[f"Fixed {name} Values"] = ", ".join(map(str, values))
+    return told
+
+
+def _written(arguments: Arguments, position: int, per_axis: int) -> str:
+    """The values of an axis in one line, as the client wrote them."""
+    listed = arguments.raw(position + 2) if per_axis == 3 else None
+    if not (isinstance(listed, list) and listed):
+        return arguments.text(position + 1)
+    line = io.StringIO()
+    csv.writer(line).writerow(listed)
+    return line.getvalue().strip()
+
+
+_SEEDS: Final = ("Seed", "Var. seed")
 
 
 def _shown(axis: Axis, value: Any) -> str:

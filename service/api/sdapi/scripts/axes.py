@@ -1,0 +1,159 @@
+"""The axes of X/Y/Z plot: what a list of values changes from picture to picture."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from service.api.sdapi.scripts.series import with_prompts
+from service.api.values import LARGEST_INT, SMALLEST_INT, finite
+from service.catalogue import samplers
+from service.core.errors import BadRequest
+from service.core.generation import GenerationRequest
+
+SCRIPT: Final = "x/y/z plot"
+
+Apply = Callable[[GenerationRequest, Any, Sequence[Any]], GenerationRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What a list of values changes. ``parse`` reads one value; ``only`` is the route it is for, if not both."""
+
+    label: str
+    parse: Callable[[str], Any] = str
+    apply: Apply | None = None
+    only: str | None = None
+    ranges: bool = False
+    """Whether ``1-10 (+2)`` and ``1-10 [5]`` stand for several values."""
+
+
+def _field(name: str) -> Apply:
+    return lambda request, value, values: replace(request, **{name: value})
+
+
+def _hires(name: str) -> Apply:
+    def apply(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+        if request.hires is None:
+            raise BadRequest(f"{SCRIPT}: a hires axis needs enable_hr.")
+        return replace(request, hires=replace(request.hires, **{name: value}))
+
+    return apply
+
+
+def _init(name: str) -> Apply:
+    def apply(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+        return replace(request, init=replace(request.init, **{name: value})) if request.init else request
+
+    return apply
+
+
+def _denoising(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    return (_init if request.init else _hires)("denoising_strength")(request, value, values)
+
+
+def _upscaler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    request = _hires("upscaler")(request, value, values)
+    return _hires("upscaler_told")(request, True, values)
+
+
+def _sampler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    sampler, scheduler = samplers.resolve(str(value), None, strict=True)
+    given = scheduler.label if scheduler.name != "automatic" else request.scheduler
+    return replace(request, sampler=sampler.name, scheduler=given)
+
+
+def _scheduler(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    return replace(request, scheduler=samplers.resolve(request.sampler, str(value), strict=True)[1].label)
+
+
+def _search_replace(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    needle = str(values[0])
+    if needle not in request.prompt and needle not in request.negative_prompt:
+        raise BadRequest(
+            f"{SCRIPT}: Prompt S/R did not find {needle[:60]!r} in the prompt or the negative prompt."
+        )
+    return with_prompts(
+        request,
+        request.prompt.replace(needle, str(value)),
+        request.negative_prompt.replace(needle, str(value)),
+    )
+
+
+def _order(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    words: tuple[str, ...] = value
+    places = sorted((request.prompt.find(word), word) for word in words)
+    if places[0][0] < 0:
+        raise BadRequest(f"{SCRIPT}: Prompt order did not find {places[0][1][:60]!r} in the prompt.")
+    text, position = "", 0
+    for (place, old), new in zip(places, words, strict=True):
+        text += request.prompt[position:place] + new
+        position = place + len(old)
+    return with_prompts(request, text + request.prompt[position:], request.negative_prompt)
+
+
+def _size(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+    matched = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(value))
+    if matched is None:
+        raise BadRequest(f"{SCRIPT}: Size is {str(value)[:40]!r}, but must be like 512x768.")
+    return replace(request, width=int(matched[1]), height=int(matched[2]))
+
+
+def _float(text: str) -> float:
+    return finite(text.strip())
+
+
+def _int(text: str) -> int:
+    value = int(text) if len(text) < 40 else 0  # no more digits than 64 bits have
+    if len(text) >= 40 or not SMALLEST_INT <= value <= LARGEST_INT:
+        raise ValueError("more than 64 bits")
+    return value
+
+
+def _sampler_name(text: str) -> str:
+    return samplers.resolve(text.strip(), None, strict=True)[0].name
+
+
+AXES: Final = (
+    Axis("Nothing"),
+    Axis("Seed", _int, _field("seed"), ranges=True),
+    Axis("Var. seed", _int, _field("subseed"), ranges=True),
+    Axis("Var. strength", _float, _field("subseed_strength"), ranges=True),
+    Axis("Steps", _int, _field("steps"), ranges=True),
+    Axis("Hires steps", _int, _hires("steps"), "txt2img", ranges=True),
+    Axis("CFG Scale", _float, _field("guidance_scale"), ranges=True),
+    Axis("Image CFG Scale", only="img2img"),
+    Axis("Prompt S/R", str, _search_replace),
+    Axis("Prompt order", str, _order),
+    Axis("Sampler", str.strip, _sampler, "txt2img"),
+    Axis("Hires sampler", _sampler_name, _hires("sampler"), "txt2img"),
+    Axis("Sampler", str.strip, _sampler, "img2img"),
+    Axis("Checkpoint name", str.strip, _field("checkpoint")),
+    Axis("Negative Guidance minimum sigma", _float, _field("s_min_uncond"), ranges=True),
+    Axis("Sigma Churn", _float, _field("s_churn"), ranges=True),
+    Axis("Sigma min", _float, _field("s_tmin"), ranges=True),
+    Axis("Sigma max", _float, _field("s_tmax"), ranges=True),
+    Axis("Sigma noise", _float, _field("s_noise"), ranges=True),
+    Axis("Schedule type", str.strip, _scheduler),
+    Axis("Schedule min sigma"),
+    Axis("Schedule max sigma"),
+    Axis("Schedule rho"),
+    Axis("Beta schedule alpha"),
+    Axis("Beta schedule beta"),
+    Axis("Eta", _float, _field("eta"), ranges=True),
+    Axis("Clip skip", _int, _field("clip_skip"), ranges=True),
+    Axis("Denoising", _float, _denoising, ranges=True),
+    Axis("Initial noise multiplier", _float, _init("noise_multiplier"), ranges=True),
+    Axis("Extra noise"),
+    Axis("Hires upscaler", str.strip, _upscaler, "txt2img"),
+    Axis("Cond. Image Mask Weight", _float, _field("inpainting_mask_weight"), "img2img", ranges=True),
+    Axis("VAE", str.strip, _field("vae")),
+    Axis("Styles"),
+    Axis("Size", str, _size),
+)
+"""In A1111's order, because clients send positions. Those without ``apply`` are not offered here."""
+
+
+def axes_for(kind: str) -> list[Axis]:
+    """The axes of a route by position."""
+    return [axis for axis in AXES if axis.only in (None, kind)]

@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
 from safetensors.torch import save_file
 
 from service.core.cancel import CancelToken
 from service.core.generation import GenerationRequest, GenerationResult, HiresFix, InitImage
 from service.engine.engine import DiffusersEngine
 from service.engine.families.stable_diffusion import Refiner, StableDiffusion, StableDiffusionXL
+from service.engine.generation.inpainting import shown
 from service.engine.generation.noise import NoiseSource
 from service.engine.weights import single_file
 from service.settings import Settings
@@ -94,8 +102,10 @@ def test_every_family_draws(engine: DiffusersEngine, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("name", ["sdxl", "sd1", "sd2-v"])
-def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngine, name: str) -> None:
+@pytest.mark.parametrize("name", ["sdxl", "sd1", "sd2-v", "sd2-eps", "sd1-inpainting"])
+def test_the_picture_is_that_of_the_pipeline_of_diffusers(
+    engine: DiffusersEngine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = run(engine, checkpoint=name)
     model = engine.get(name)
     assert isinstance(model, StableDiffusion)
@@ -117,7 +127,17 @@ def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngin
         pipeline: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
         checks = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        pipeline = StableDiffusionPipeline(**parts, **checks)
+        kind = StableDiffusionInpaintPipeline if model.is_inpainting else StableDiffusionPipeline
+        pipeline = kind(**parts, **checks)
+    more: dict[str, Any] = {}
+    if model.is_inpainting:
+        # Everything is to be made anew, of a picture that is grey where it is to be made anew.
+        more = {
+            "image": Image.new("RGB", (64, 64)),
+            "mask_image": Image.new("L", (64, 64), 255),
+            "strength": 1.0,
+        }
+        monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     pipeline.set_progress_bar_config(disable=True)
     with torch.inference_mode():
         noise = NoiseSource([REQUEST.seed]).initial((4, 8, 8))
@@ -133,9 +153,37 @@ def test_the_picture_is_that_of_the_pipeline_of_diffusers(engine: DiffusersEngin
             height=64,
             latents=noise * sigma / float(scheduler.init_noise_sigma),
             output_type="np",
+            **more,
         ).images
     expected = (image * 255).round().astype(int)
     assert np.abs(expected - result.images[0].astype(int)).max() <= 2
+
+
+def test_an_inpainting_checkpoint_is_told_what_diffusers_tells_it(
+    engine: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine.get("sd1-inpainting")
+    assert isinstance(model, StableDiffusion)
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 16:, :40] = 1
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    pipeline: Any = StableDiffusionInpaintPipeline(
+        vae=model.vae,
+        unet=model.unet,
+        scheduler=EulerDiscreteScheduler(),
+        text_encoder=model.conditioner.encoders[0].model,
+        tokenizer=model.conditioner.encoders[0].tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    with torch.inference_mode():
+        told = pipeline.prepare_mask_latents(
+            mask, picture * (mask < 0.5), 1, 64, 64, torch.float32, torch.device("cpu"), None, False
+        )
+        [hook] = shown(model, picture, (8, 8), mask=mask)
+    assert torch.allclose(hook.concat, torch.cat(told, dim=1), atol=1e-5)
 
 
 def test_the_refiner_takes_over(engine: DiffusersEngine) -> None:
@@ -164,8 +212,8 @@ def test_an_inpainting_checkpoint_is_told_the_picture_and_the_mask(engine: Diffu
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255
     images = []
-    for shown in (picture, 255 - picture):
-        init = InitImage(images=(shown,), denoising_strength=1.0, mask=mask, inpainting_fill=2)
+    for each in (picture, 255 - picture):
+        init = InitImage(images=(each,), denoising_strength=1.0, mask=mask, inpainting_fill=2)
         images.append(run(engine, checkpoint="sd1-inpainting", init=init).images[0])
     assert images[0].shape == (64, 64, 3)
     assert not np.array_equal(images[0], images[1])

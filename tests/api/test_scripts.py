@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import httpx
@@ -138,6 +139,8 @@ def test_xyz_plot_draws_the_seeds_that_are_left_open(live: tuple[LiveServer, Fak
         ("x/y/z plot", ["Steps", "many"], "cannot be read"),
         ("x/y/z plot", ["Steps", "500"], "steps is 500"),
         ("x/y/z plot", ["Styles", "a,b"], "not offered"),
+        ("x/y/z plot", ["Face restore", "GFPGAN"], "not offered"),
+        ("x/y/z plot", ["Token merging ratio", "0.95"], "from 0 to 0.9"),
         ("x/y/z plot", ["Nonsense", "1"], "choose one of"),
         ("x/y/z plot", ["Prompt S/R", "zebra, dog"], "did not find"),
         ("x/y/z plot", ["Seed", "1-9999999 (+0.1)"], "range"),
@@ -204,6 +207,38 @@ def test_positions_of_axes_are_those_that_clients_know() -> None:
         "Nothing", "Seed", "Var. seed", "Var. strength", "Steps", "CFG Scale", "Image CFG Scale", "Prompt S/R",
         "Prompt order",
     ]  # fmt: skip
+    assert {kind: axes_for(kind)[-1].label for kind in ("txt2img", "img2img")} == dict.fromkeys(
+        ("txt2img", "img2img"), "Size"
+    )
+    assert (len(axes_for("txt2img")), len(axes_for("img2img"))) == (42, 41), "as many as A1111 has"
+
+
+@pytest.mark.parametrize(
+    ("axis", "written", "field", "values"),
+    [
+        ("Schedule rho", "5, 7", "shape.rho", [5, 7]),
+        ("Beta schedule alpha", "0.5-0.6 (+0.1)", "shape.beta_alpha", [0.5, 0.6]),
+        ("Extra noise", "0, 0.1", "extra_noise", [0, 0.1]),
+        ("UniPC Order", "1-3", "shape.unipc_order", [1, 2, 3]),
+        ("Token merging ratio", "0, 0.5", "token_merging", [0, 0.5]),
+        ("SGM noise multiplier", "True, False", "shape.vp_start", [True, False]),
+        (
+            "Always discard next-to-last sigma",
+            "False, true",
+            "shape.discard_next_to_last_sigma",
+            [False, True],
+        ),
+        ("Refiner checkpoint", "None, none", "refiner_checkpoint", [None, None]),
+        ("Refiner switch at", "0.5, 0.8", "refiner_switch_at", [0.5, 0.8]),
+        ("RNG source", "nv, CPU", "noise_source", ["NV", "CPU"]),
+    ],
+)
+def test_axes_of_options(
+    live: tuple[LiveServer, FakeEngine], axis: str, written: str, field: str, values: list[Any]
+) -> None:
+    answer = ask(live, "x/y/z plot", [axis, written])
+    assert answer.status_code == 200, answer.text
+    assert [attrgetter(field)(request) for request in live[1].served] == values
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from service.api.sdapi.options import Options
 from service.api.sdapi.scripts.series import with_prompts
 from service.api.values import LARGEST_INT, SMALLEST_INT, finite
 from service.catalogue import samplers
@@ -39,6 +40,10 @@ def _hires(name: str) -> Apply:
         return replace(request, hires=replace(request.hires, **{name: value}))
 
     return apply
+
+
+def _shape(name: str) -> Apply:
+    return lambda request, value, values: replace(request, shape=replace(request.shape, **{name: value}))
 
 
 def _init(name: str) -> Apply:
@@ -110,6 +115,20 @@ def _int(text: str) -> int:
     return value
 
 
+def _number(option: str) -> Callable[[str], float]:
+    """Reads a number within the range of an option."""
+    return lambda text: Options({option: _float(text)}).number(option)
+
+
+def _flag(text: str) -> bool:
+    return text.strip().lower() == "true"
+
+
+def _refiner(text: str) -> str | None:
+    name = text.strip()
+    return None if name.lower() in ("", "none") else name
+
+
 def _sampler_name(text: str) -> str:
     return samplers.resolve(text.strip(), None, strict=True)[0].name
 
@@ -135,20 +154,39 @@ AXES: Final = (
     Axis("Sigma max", _float, _field("s_tmax"), ranges=True),
     Axis("Sigma noise", _float, _field("s_noise"), ranges=True),
     Axis("Schedule type", str.strip, _scheduler),
-    Axis("Schedule min sigma"),
-    Axis("Schedule max sigma"),
-    Axis("Schedule rho"),
-    Axis("Beta schedule alpha"),
-    Axis("Beta schedule beta"),
+    Axis("Schedule min sigma", _number("sigma_min"), _shape("sigma_min"), ranges=True),
+    Axis("Schedule max sigma", _number("sigma_max"), _shape("sigma_max"), ranges=True),
+    Axis("Schedule rho", _number("rho"), _shape("rho"), ranges=True),
+    Axis("Beta schedule alpha", _number("beta_dist_alpha"), _shape("beta_alpha"), ranges=True),
+    Axis("Beta schedule beta", _number("beta_dist_beta"), _shape("beta_beta"), ranges=True),
     Axis("Eta", _float, _field("eta"), ranges=True),
     Axis("Clip skip", _int, _field("clip_skip"), ranges=True),
     Axis("Denoising", _float, _denoising, ranges=True),
     Axis("Initial noise multiplier", _float, _init("noise_multiplier"), ranges=True),
-    Axis("Extra noise"),
+    Axis("Extra noise", _number("img2img_extra_noise"), _field("extra_noise"), ranges=True),
     Axis("Hires upscaler", str.strip, _upscaler, "txt2img"),
     Axis("Cond. Image Mask Weight", _float, _field("inpainting_mask_weight"), "img2img", ranges=True),
     Axis("VAE", str.strip, _field("vae")),
     Axis("Styles"),
+    Axis("UniPC Order", lambda text: int(_number("uni_pc_order")(text)), _shape("unipc_order"), ranges=True),
+    Axis("Face restore"),
+    Axis("Token merging ratio", _number("token_merging_ratio"), _field("token_merging"), ranges=True),
+    Axis(
+        "Token merging ratio high-res",
+        _number("token_merging_ratio_hr"),
+        _hires("token_merging"),
+        ranges=True,
+    ),
+    Axis("Always discard next-to-last sigma", _flag, _shape("discard_next_to_last_sigma")),
+    Axis("SGM noise multiplier", _flag, _shape("vp_start")),
+    Axis("Refiner checkpoint", _refiner, _field("refiner_checkpoint")),
+    Axis("Refiner switch at", _float, _field("refiner_switch_at"), ranges=True),
+    Axis(
+        "RNG source",
+        lambda text: Options({"randn_source": text}).choice("randn_source"),
+        _field("noise_source"),
+    ),
+    Axis("FP8 mode"),
     Axis("Size", str, _size),
 )
 """In A1111's order, because clients send positions. Those without ``apply`` are not offered here."""

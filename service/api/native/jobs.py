@@ -97,6 +97,8 @@ def checked(job: Job[Any], settings: Settings, catalogue: Catalogue) -> Job[Any]
             if tiles is not None:
                 catalogue.check_upscaler(tiles.upscaler)
                 tiles = replace(tiles, request=_request(tiles.request, settings, catalogue, any_size=True))
+                if tiles.factor is not None and tiles.request.init is not None:
+                    _factor(tiles.factor, tiles.request.init.images[0], settings)
                 images += tiles.tiling.count * tiles.request.batch_count
                 _pixels(tiles.tiling.picture_width * tiles.tiling.picture_height, settings)
             if not 1 <= images <= settings.max_images:
@@ -107,6 +109,10 @@ def checked(job: Job[Any], settings: Settings, catalogue: Catalogue) -> Job[Any]
                 catalogue.check_upscaler(name)
             if len(job.images) != len(job.sizes) or not 1 <= len(job.images) <= settings.max_images:
                 raise BadRequest("The job must have a size for each image, and 1 to SD_MAX_IMAGES images.")
+            if len(job.factors) not in (0, len(job.images)):
+                raise BadRequest("The job must have a factor for each image, or none.")
+            for image, factor in zip(job.images, job.factors, strict=False):
+                _factor(factor, image, settings)
             for width, height in job.sizes:
                 if width < 1 or height < 1:
                     raise BadRequest(f"An image cannot be enlarged to {width}×{height}.")
@@ -151,6 +157,12 @@ def _finite(value: Any) -> None:
     if is_dataclass(value):
         for one in fields(value):
             _finite(getattr(value, one.name))
+
+
+def _factor(value: float, picture: Any, settings: Settings) -> None:
+    """What an upscaler is asked for is bounded as what comes of it."""
+    if not 0 < picture.size / picture.shape[-1] * value**2 <= settings.max_image_pixels:
+        raise BadRequest(f"An image of this size cannot be enlarged {value} times: see SD_MAX_IMAGE_PIXELS.")
 
 
 def _pixels(count: int, settings: Settings) -> None:

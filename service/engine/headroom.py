@@ -30,7 +30,7 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-GROWTH: Final = 32 * MIB
+GROWTH: Final = 28 * MIB
 """What an image takes beside tensors on a CPU, whatever its size: oneDNN's kernels and scratch, threads' heaps."""
 
 KEPT: Final = 128 * MIB

@@ -33,7 +33,7 @@ CUDA_FRAGMENTATION_EXPANDABLE: Final = 0.02
 CPU_PROCESS: Final = 320 * MIB
 """Python with torch, diffusers and the service, without weights (``/sdapi/v1/memory`` tells it)."""
 
-CPU_FRAGMENTATION: Final = 0.04
+CPU_FRAGMENTATION: Final = 0.03
 """oneDNN's scratch memory and what malloc keeps (``python -m bench.memory_limit``)."""
 
 POD_PROCESS: Final = 2 * GIB

@@ -269,6 +269,10 @@ def check(client: Client, report: Report, last: bytes) -> None:
             report.find(f"afterwards {path} answers {status}", last)
 
 
+_ENDS: Final = (b"event: result", b"event: error", b".completed")
+"""Events that end a stream: ours, and OpenAI's."""
+
+
 def _judge(answer: Answer, sent: bytes, report: Report) -> None:
     if answer.status >= 500 and (answer.status not in DOCUMENTED or not answer.code):
         report.find(str(answer.status), sent)
@@ -276,7 +280,7 @@ def _judge(answer: Answer, sent: bytes, report: Report) -> None:
         report.find(f"{answer.status} without a sentence", sent)
     elif answer.headers.get("content-type", "").startswith("text/event-stream"):
         last = answer.body.rstrip().rsplit(b"\n\n", 1)[-1]
-        if b"event: result" not in last and b"event: error" not in last:
+        if not any(end in last for end in _ENDS):
             report.find("a stream without an end", sent)
         elif b'"status":500' in last:
             report.find("500 in a stream", sent)

@@ -94,9 +94,11 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
     infotexts: list[str] = []
     about: dict[str, Any] = {}
     remarks = list(prepared.remarks)
-    bare = replace(prepared, encoding=replace(prepared.encoding, embed_infotext=False))
+    shown = prepared
+    if composed.joined:
+        shown = replace(prepared, encoding=replace(prepared.encoding, embed_infotext=False))
     for result in composed.results:
-        encoded, texts = encode(prepared, result) if composed.lone else ([], _texts(prepared, result))
+        encoded, texts = encode(shown, result) if composed.lone else ([], _texts(prepared, result))
         if not about:
             about = info(prepared, result, texts)
         else:
@@ -105,8 +107,6 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
             beside = composed.beside[len(images)] if composed.beside else ()
             sending += [image, *(_written(pixels, None, options, "samples_format") for pixels in beside)]
             images.append(image)
-        if composed.joined:
-            sending[-len(encoded) :] = encode(bare, result)[0]
         infotexts += texts
         remarks += [comment for comment in result.comments if comment not in remarks]
     about["infotexts"] = infotexts
@@ -116,6 +116,8 @@ def write(prepared: Prepared, composed: Composed, settings: Settings) -> dict[st
     if sent.save_images and images:
         seeds = [seed for result in composed.results for seed in result.seeds[: len(result.images)]]
         if settings.output_dir and options.flag("samples_save"):
+            if composed.joined:  # on disk they say how they were made
+                images = [image for result in composed.results for image in encode(prepared, result)[0]]
             save(settings.output_dir, prepared.kind, images, seeds, options.choice("samples_format"))
         if not grids and len(composed.results) == 1:
             try:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from service.catalogue.samplers import SAMPLERS, SCHEDULERS
@@ -178,8 +179,11 @@ def extra_parameters(
 def _derived(result: GenerationResult) -> dict[str, Any]:
     """What the request itself says; :data:`_ORDER` orders it."""
     request, init, shape = result.request, result.request.init, result.request.shape
+    emphasised = request.emphasis != "Original" and _emphasises(
+        request.prompt, request.negative_prompt, request.steps
+    )
     fields: dict[str, Any] = {
-        "Emphasis": request.emphasis if request.emphasis != "Original" and _emphasises(request) else None,
+        "Emphasis": request.emphasis if emphasised else None,
         "Downcast alphas_cumprod": True if shape.half_alphas else None,
         "Noise Schedule": "Zero Terminal SNR" if shape.zero_terminal_snr else None,
         "Discard penultimate sigma": True if shape.discard_next_to_last_sigma else None,
@@ -230,13 +234,15 @@ def _takes_ensd(request: GenerationRequest) -> bool:
     return takes and request.eta != 0
 
 
-def _emphasises(request: GenerationRequest) -> bool:
-    """Whether a prompt still has brackets when what changes from step to step is settled; A1111 looks for no more."""
-    parts = [part.text for part in split_composition(extract_networks(request.prompt)[0])]
-    parts.append(extract_networks(request.negative_prompt)[0])
-    return any(
-        "(" in one.text or "[" in one.text for part in parts for one in schedule(part, max(1, request.steps))
-    )
+@lru_cache(maxsize=16)
+def _emphasises(prompt: str, negative: str, steps: int) -> bool:
+    """Whether a prompt still has brackets when what changes from step to step is settled; A1111 looks for no more.
+
+    Remembered: it is asked for each image of a batch, and a long prompt takes its time.
+    """
+    parts = [part.text for part in split_composition(extract_networks(prompt)[0])]
+    parts.append(extract_networks(negative)[0])
+    return any("(" in one.text or "[" in one.text for part in parts for one in schedule(part, max(1, steps)))
 
 
 def _of_hires(result: GenerationResult) -> dict[str, Any]:

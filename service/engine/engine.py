@@ -141,7 +141,9 @@ class DiffusersEngine:
         That is looked at only: a checkpoint that makes black pictures is told of, as after a whole image.
         """
         if (part := model.broken_part()) is not None:
-            log.warning("the checkpoint is broken: it holds NaN", part=part, model=model.info.title)
+            log.warning(
+                "the checkpoint is broken: it holds what is no number", part=part, model=model.info.title
+            )
 
         def work() -> Pixels:
             model.condition(["warm-up"], [""], TextOptions(steps=1), lambda: None)

@@ -51,10 +51,10 @@ class ReadAhead:
             files = files_to_read(checkpoint)
             wanted = _is_checkpoints if checkpoint.is_file() else _is_any
             needed = memory.weight_bytes(files, device.dtype, wanted)
+            if needed < _SMALL or not memory.has_room(needed, device):
+                return
             shares = _shares(files, wanted, min(self._threads, _MOST))
         except (ModelLoadError, OSError):  # whoever loads it will say what is wrong
-            return
-        if needed < _SMALL or not memory.has_room(needed, device):
             return
         self._wanted = dict.fromkeys(files, wanted)
         # Converting one tensor must not take every core. New threads take over the number.

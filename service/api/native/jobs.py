@@ -97,7 +97,9 @@ def checked(job: Job[Any], settings: Settings, catalogue: Catalogue) -> Job[Any]
             if tiles is not None:
                 catalogue.check_upscaler(tiles.upscaler)
                 tiles = replace(tiles, request=_request(tiles.request, settings, catalogue, any_size=True))
-                if tiles.factor is not None and tiles.request.init is not None:
+                if tiles.request.init is None:
+                    raise BadRequest("Tiles need a picture to be cut from.")
+                if tiles.factor is not None:
                     _factor(tiles.factor, tiles.request.init.images[0], settings)
                 images += tiles.tiling.count * tiles.request.batch_count
                 _pixels(tiles.tiling.picture_width * tiles.tiling.picture_height, settings)

@@ -32,7 +32,7 @@ class Board:
         self._store = store
         self._lanes = lanes
         self._shared = shared
-        self._encoding: set[asyncio.Task[None]] = set()
+        self._encoding: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Carry out what other fronts ask of our tasks from now on."""
@@ -54,24 +54,22 @@ class Board:
     def _tell(self, task: Task, event: TaskEvent) -> None:
         if not isinstance(event, Progress) or event.preview is None:
             self._store.tell(TaskRecord.of(task))
-        elif not any(
-            one.get_name() == task.id and not one.done() for one in self._encoding
-        ):  # else it goes on
-            encoding = asyncio.get_running_loop().create_task(self._tell_previews(task), name=task.id)
-            self._encoding.add(encoding)
-            encoding.add_done_callback(self._encoding.discard)
+        elif task.id not in self._encoding:  # else that one goes on with it
+            self._encoding[task.id] = asyncio.get_running_loop().create_task(self._tell_previews(task))
 
     async def _tell_previews(self, task: Task) -> None:
         """The preview that there is now, then the last of those that came meanwhile, until there is none."""
         told = 0
-        while (now := task.progress) is not None and now.preview is not None and task.preview_id != told:
-            told = task.preview_id
-            made = await self._lanes.run(None, make_preview, now.preview)
-            if task.phase is Phase.DONE:
-                return
-            self._store.tell(
-                TaskRecord.of(task), StoredPreview(made.media_type, base64.b64decode(made.base64))
-            )
+        try:
+            while (now := task.progress) is not None and now.preview is not None and task.preview_id != told:
+                told = task.preview_id
+                made = await self._lanes.run(None, make_preview, now.preview)
+                if task.phase is Phase.DONE:
+                    return
+                preview = StoredPreview(made.media_type, base64.b64decode(made.base64))
+                self._store.tell(TaskRecord.of(task), preview)
+        finally:
+            del self._encoding[task.id]
 
     async def find(self, task_id: str) -> TaskRecord | None:
         """The task of that id: under way, or ended not long ago."""

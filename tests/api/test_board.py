@@ -54,8 +54,8 @@ async def three_previews() -> None:
     task.publish(step(2, 120))
     task.publish(step(3, 240))
     lanes.gate.set()
-    while any(not one.done() for one in board._encoding):
-        await asyncio.wait(board._encoding, timeout=60)
+    while board._encoding:
+        await asyncio.wait(board._encoding.values(), timeout=60)
 
     record = await store.find(task.id)
     assert record is not None

@@ -13,6 +13,7 @@ from service.core.cancel import CancelToken
 from service.core.errors import BadRequest
 from service.core.events import Progress, ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.core.records import (
     CheckpointInfo,
@@ -148,18 +149,10 @@ class FakeEngine:
         self.slept.append("memory")
         return "memory"
 
-    def upscale(
-        self,
-        image: Pixels,
-        upscaler: str,
-        width: int,
-        height: int,
-        token: CancelToken,
-        factor: float | None = None,
-    ) -> Pixels:
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
         """Repeat pixels."""
-        rows = np.arange(height) * image.shape[0] // height
-        columns = np.arange(width) * image.shape[1] // width
+        rows = np.arange(to.height) * image.shape[0] // to.height
+        columns = np.arange(to.width) * image.shape[1] // to.width
         larger: Pixels = image[rows][:, columns].copy()
         return larger
 

@@ -6,6 +6,7 @@ from service.catalogue.catalogue import Catalogue
 from service.core.cancel import CancelToken
 from service.core.events import ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.core.records import CheckpointInfo
 
@@ -29,19 +30,8 @@ class Engine(Protocol):
     def check(self, request: GenerationRequest) -> None:
         """Raise ``OutOfMemory`` if ``request`` cannot fit. Touches no device; one of those under "What there is"."""
 
-    def upscale(
-        self,
-        image: Pixels,
-        upscaler: str,
-        width: int,
-        height: int,
-        token: CancelToken,
-        factor: float | None = None,
-    ) -> Pixels:
-        """Enlarge one image to exactly width × height with an upscaler by its name.
-
-        ``factor`` is what the upscaler is asked for where the size is that less a remainder; None: what the size says.
-        """
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
+        """Enlarge one image to exactly that size."""
 
     def caption(self, image: Pixels) -> str:
         """A line about what can be seen on ``image``. Raises ``BadRequest`` where no captioner is configured."""

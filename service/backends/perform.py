@@ -14,6 +14,7 @@ from service.core.events import Progress, ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import (
     Caption,
+    Enlargement,
     Generate,
     Job,
     LoadCheckpoint,
@@ -85,8 +86,8 @@ def _share(sink: ProgressSink, number: int, count: int) -> Callable[[Progress], 
 def _tiles(engine: Engine, tiles: Tiles, token: CancelToken) -> tuple[GenerationRequest, ...]:
     request, tiling, init = tiles.request, tiles.tiling, tiles.request.init
     assert init is not None
-    size = tiling.picture_width, tiling.picture_height
-    larger = engine.upscale(init.images[0], tiles.upscaler, *size, token, tiles.factor)
+    to = Enlargement(tiles.upscaler, tiling.picture_width, tiling.picture_height, tiles.factor)
+    larger = engine.upscale(init.images[0], to, token)
     cut, each = tiling.cut(larger), request.batch_size
     batches = [tuple(cut[start : start + each]) for start in range(0, len(cut), each)]
     return tuple(
@@ -108,9 +109,10 @@ def _upscale(engine: Engine, job: Upscale, token: CancelToken) -> Upscaled:
     made = []
     factors = job.factors or (None,) * len(job.images)
     for image, (width, height), factor in zip(job.images, job.sizes, factors, strict=True):
-        one = engine.upscale(image, job.upscaler, width, height, token, factor)
+        to = Enlargement(job.upscaler, width, height, factor)
+        one = engine.upscale(image, to, token)
         if job.second is not None and job.share > 0:
-            one = _mix(one, engine.upscale(image, job.second, width, height, token, factor), job.share)
+            one = _mix(one, engine.upscale(image, replace(to, upscaler=job.second), token), job.share)
         made.append(one)
     return Upscaled(tuple(made), time.perf_counter() - began)
 

@@ -56,6 +56,19 @@ class Series(Job[tuple[GenerationResult, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Enlargement:
+    """What is made of one image: ``width`` × ``height`` with the upscaler of that name.
+
+    ``factor`` is what the upscaler is asked for where the size is that less a remainder; None: what the size says.
+    """
+
+    upscaler: str
+    width: int
+    height: int
+    factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Upscaled:
     """Enlarged images, and how long that took."""
 

@@ -18,6 +18,7 @@ from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, ModelError, ModelLoadError, OutOfMemory, ServiceError
 from service.core.events import ProgressSink
 from service.core.generation import GenerationRequest, GenerationResult
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.core.records import (
     CheckpointInfo,
@@ -207,22 +208,11 @@ class DiffusersEngine:
         if all(self._headroom.knows(path) for path in paths):
             self._headroom.check(request, paths, self._vae_bytes(request, paths[0]))
 
-    def upscale(
-        self,
-        image: Pixels,
-        upscaler: str,
-        width: int,
-        height: int,
-        token: CancelToken,
-        factor: float | None = None,
-    ) -> Pixels:
-        """Enlarge one image to exactly width × height."""
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
+        """Enlarge one image to exactly that size."""
         if self._headroom is not None:
-            self._headroom.check_upscale(width, height)
-        return self._guarded(
-            lambda: self._enlarge(image, upscaler, width, height, token, factor),
-            f"Enlarging to {width}×{height}",
-        )
+            self._headroom.check_upscale(to.width, to.height)
+        return self._guarded(lambda: self._enlarge(image, to, token), f"Enlarging to {to.width}×{to.height}")
 
     def caption(self, image: Pixels) -> str:
         """A line about what can be seen on ``image``."""
@@ -240,20 +230,10 @@ class DiffusersEngine:
 
         return self._guarded(work, "A caption")
 
-    def _enlarge(
-        self,
-        image: Pixels,
-        upscaler: str,
-        width: int,
-        height: int,
-        token: CancelToken,
-        factor: float | None = None,
-    ) -> Pixels:
+    def _enlarge(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
         token.raise_if_cancelled()
         library = self._require()
-        return library.upscalers.enlarge(
-            image, upscaler, width, height, library.device, token.raise_if_cancelled, factor
-        )
+        return library.upscalers.enlarge(image, to, library.device, token.raise_if_cancelled)
 
     def _guarded(self, work: Callable[[], T], what: str) -> T:
         """Run ``work``; after a failure free what it left behind, so that the next request finds a clean device."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.core.jobs import Enlargement
 from service.imaging import infotext
 from tests.api.conftest import Api, opened, picture
 
@@ -54,8 +55,8 @@ def test_none_gives_the_pixels_back(api: Api) -> None:
 
 
 def test_the_second_upscaler_is_mixed_in_by_its_share(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def upscale(image: Any, upscaler: str, width: int, height: int, token: object, factor: float) -> Any:
-        return np.full((height, width, 3), 100 if upscaler == "Lanczos" else 200, np.uint8)
+    def upscale(image: Any, to: Enlargement, token: object) -> Any:
+        return np.full((to.height, to.width, 3), 100 if to.upscaler == "Lanczos" else 200, np.uint8)
 
     monkeypatch.setattr(api.engine, "upscale", upscale)
     image, _ = single(api, upscaler_1="Lanczos", upscaler_2="Nearest", extras_upscaler_2_visibility=0.25)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.catalogue.weights import read_header
 from service.core.cancel import CancelToken
 from service.core.errors import Cancelled, ModelLoadError, UnknownName
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.engine import esrgan
 from service.engine.esrgan import RRDBNet, SRVGGNet
@@ -163,11 +164,11 @@ def test_the_shelf_lists_what_loads_and_reaches_any_size(tmp_path: Path) -> None
         token.raise_if_cancelled()
 
     with torch.inference_mode():
-        assert shelf.enlarge(picture(20, 30), "two", 100, 70, CPU, check).shape == (70, 100, 3)
+        assert shelf.enlarge(picture(20, 30), Enlargement("two", 100, 70), CPU, check).shape == (70, 100, 3)
         assert len(passes) == 2, "2 × 2 is enough"
-        assert shelf.enlarge(picture(20, 30), "lanczos", 33, 22, CPU, check).shape == (22, 33, 3)
+        assert shelf.enlarge(picture(20, 30), Enlargement("lanczos", 33, 22), CPU, check).shape == (22, 33, 3)
         with pytest.raises(UnknownName, match="Lanczos, Nearest, Two"):
-            shelf.enlarge(picture(20, 30), "nobody", 33, 22, CPU, check)
+            shelf.enlarge(picture(20, 30), Enlargement("nobody", 33, 22), CPU, check)
         token.cancel("disconnect")
         with pytest.raises(Cancelled):
-            shelf.enlarge(picture(20, 30), "Two", 100, 70, CPU, check)
+            shelf.enlarge(picture(20, 30), Enlargement("Two", 100, 70), CPU, check)

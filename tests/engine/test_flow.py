@@ -23,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from service.catalogue.samplers import SAMPLERS, Sampler, Scheduler
 from service.core.cancel import CancelToken
 from service.core.generation import GenerationRequest, HiresFix, InitImage, SamplingShape
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.core.records import CheckpointInfo
 from service.engine.conditioning import ClipEncoder, Conditioner
@@ -139,7 +140,7 @@ class OneModel:
     def get(self, name: str | None, networks: Sequence[NetworkTag]) -> Model:
         return self._model
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
         raise NotImplementedError
 
     def embedding_hash(self, name: str) -> str:

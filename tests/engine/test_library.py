@@ -17,6 +17,7 @@ from service.core.cancel import CancelToken
 from service.core.errors import BadRequest, Cancelled, ModelLoadError, UnknownName
 from service.core.events import Progress
 from service.core.generation import GenerationRequest, GenerationResult, HiresFix
+from service.core.jobs import Enlargement
 from service.engine.engine import DiffusersEngine
 from service.engine.esrgan import RRDBNet
 from service.settings import DEMO_MODEL, Settings
@@ -423,7 +424,7 @@ def test_the_hires_pass_may_use_an_upscaling_network(engine: DiffusersEngine) ->
     images = [image(engine, hires=HiresFix(192, 192, 0.3, name, 2)) for name in ("Small 2x", "Lanczos")]
     assert images[0].shape == images[1].shape == (192, 192, 3)
     assert not np.array_equal(images[0], images[1])
-    enlarged = engine.upscale(images[0], "Small 2x", 300, 250, CancelToken())
+    enlarged = engine.upscale(images[0], Enlargement("Small 2x", 300, 250), CancelToken())
     assert enlarged.shape == (250, 300, 3)
 
 

@@ -12,6 +12,7 @@ from service.catalogue.samplers import Sampler, Scheduler
 from service.core.cancel import CancelToken
 from service.core.events import ProgressSink, Timings
 from service.core.generation import GenerationRequest, GenerationResult, HiresFix
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.engine.families.autoencoder import to_tensor
 from service.engine.families.protocol import Family
@@ -115,11 +116,9 @@ class Generation:
 
     def _enlarged_pixels(self, hires: HiresFix, batch: Batch, first: Outcome, model: Family) -> Tensor:
         images = self._passes.decode(first, batch)
+        to = Enlargement(hires.upscaler, hires.width, hires.height)
         with self._reporter.stage("upscale"):
-            larger = [
-                self._models.upscale(image, hires.upscaler, hires.width, hires.height, self._token)
-                for image in images
-            ]
+            larger = [self._models.upscale(image, to, self._token) for image in images]
         with self._reporter.stage("image_encoding"):
             pixels = [to_tensor(image, first.latent.device, torch.float32) for image in larger]
             # The seed that A1111 happens to have set last.

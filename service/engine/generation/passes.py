@@ -10,6 +10,7 @@ from torch import Tensor
 from service.core.cancel import CancelToken
 from service.core.errors import Cancelled
 from service.core.generation import GenerationRequest
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.engine.conditioning import Conditioning
 from service.engine.families.protocol import Family, TextOptions
@@ -30,7 +31,7 @@ class Models(Protocol):
     def get(self, name: str | None, networks: Sequence[NetworkTag]) -> Family:
         """A checkpoint by name (None: the default one) with these networks on it, as the request wants it."""
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
         """Enlarge an image (hires pass with an image upscaler)."""
 
     def embedding_hash(self, name: str) -> str:

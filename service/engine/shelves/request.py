@@ -10,6 +10,7 @@ from torch import nn
 
 from service.core.cancel import CancelToken
 from service.core.generation import GenerationRequest
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.engine import measures, memory
 from service.engine.families.model import Model
@@ -21,7 +22,7 @@ from service.prompt import NetworkTag
 if TYPE_CHECKING:
     from service.engine.shelves.library import Library
 
-Upscale: TypeAlias = Callable[[Pixels, str, int, int, CancelToken], Pixels]
+Upscale: TypeAlias = Callable[[Pixels, Enlargement, CancelToken], Pixels]
 
 
 class RequestModels:
@@ -121,9 +122,9 @@ class RequestModels:
         """The networks that were used, for the infotext; "" for none."""
         return ", ".join(f"{name}: {digits}" for name, digits in self._hashes.items())
 
-    def upscale(self, image: Pixels, upscaler: str, width: int, height: int, token: CancelToken) -> Pixels:
+    def upscale(self, image: Pixels, to: Enlargement, token: CancelToken) -> Pixels:
         """Enlarge an image."""
-        return self._upscale(image, upscaler, width, height, token)
+        return self._upscale(image, to, token)
 
     def embedding_hash(self, name: str) -> str:
         """What the infotext tells of a textual inversion that a prompt used."""

@@ -10,6 +10,7 @@ from service.catalogue.files import RecentlyUsed, identity, leaving_out, weight_
 from service.catalogue.upscalers import BUILT_IN, LATENT_MODES, enlarged_size
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError, UnknownName
+from service.core.jobs import Enlargement
 from service.core.pixels import Pixels
 from service.core.records import UpscalerInfo
 from service.engine import esrgan
@@ -51,26 +52,23 @@ class UpscalerShelf:
     def enlarge(
         self,
         image: Pixels,
-        name: str,
-        width: int,
-        height: int,
+        to: Enlargement,
         device: Device,
         check: Callable[[], None],
-        factor: float | None = None,
     ) -> Pixels:
-        """``image`` at width × height; ``check`` is called between pieces and may raise. ``factor``: what is asked of
-        the upscaler, if not what the size says.
+        """``image`` at the size of ``to``; ``check`` is called between pieces and may raise.
 
         Raises :class:`UnknownName` and :class:`ModelLoadError`.
         """
-        lowered = name.strip().lower()
+        width, height, factor = to.width, to.height, to.factor
+        lowered = to.upscaler.strip().lower()
         built_in = next((known for known in BUILT_IN if known.lower() == lowered), None)
         if built_in is not None:
             return enlarge_image(image, width, height, built_in, factor)
         info = next((info for info in self._infos if info.name.lower() == lowered), None)
         if info is None or info.filename is None:
             known = ", ".join((*LATENT_MODES, *(each.name for each in self.all())))
-            raise UnknownName(f"There is no upscaler {name!r}. Use one of: {known}.")
+            raise UnknownName(f"There is no upscaler {to.upscaler!r}. Use one of: {known}.")
         path = Path(info.filename)
         asked = factor_of(image, width, height) if factor is None else factor
         ending = enlarged_size(image.shape[1], image.shape[0], asked) if asked > 1 else (width, height)

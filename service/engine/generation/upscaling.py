@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from service.catalogue.upscalers import BUILT_IN, LATENT_MODES, enlarged_size
 from service.core.errors import UnknownName
 from service.core.pixels import Pixels
+from service.imaging.resize import LANCZOS, UPSCALERS, upscale_by_name
 
 _INTERPOLATION: Final[Mapping[str, dict[str, Any]]] = MappingProxyType(
     {
@@ -24,8 +25,6 @@ _INTERPOLATION: Final[Mapping[str, dict[str, Any]]] = MappingProxyType(
     }
 )
 assert tuple(_INTERPOLATION) == LATENT_MODES
-
-_FILTERS: Final = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
 
 
 def is_latent_mode(name: str) -> bool:
@@ -53,7 +52,7 @@ def enlarge_image(
     """
     if upscaler == "None":
         return brought_to(image, width, height)
-    if upscaler not in _FILTERS:
+    if upscaler not in UPSCALERS:
         raise UnknownName(
             f"There is no upscaler {upscaler!r}. Use one of: {', '.join((*LATENT_MODES, *BUILT_IN))}."
         )
@@ -63,14 +62,12 @@ def enlarge_image(
     rows, columns = image.shape[:2]
     ending = enlarged_size(columns, rows, asked)
     if columns < ending[0] or rows < ending[1]:
-        image = brought_to(image, int(columns * asked), int(rows * asked), _FILTERS[upscaler])
+        image = upscale_by_name(upscaler)(image, asked)
     return brought_to(brought_to(image, *ending), width, height)
 
 
-def brought_to(
-    image: Pixels, width: int, height: int, by: Image.Resampling = Image.Resampling.LANCZOS
-) -> Pixels:
-    """``image`` at width × height by a filter."""
+def brought_to(image: Pixels, width: int, height: int) -> Pixels:
+    """``image`` at width × height by Lanczos."""
     if image.shape[:2] == (height, width):
         return image
-    return np.array(Image.fromarray(image).resize((width, height), by))
+    return np.array(Image.fromarray(image).resize((width, height), LANCZOS))

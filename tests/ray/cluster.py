@@ -26,6 +26,9 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # else the first cluster writes a token into the home folder
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
+    # On a busy machine a proxy may take longer to start than Ray waits before it starts another.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "PYTHONPATH": str(ROOT),
 }
 

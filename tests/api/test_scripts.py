@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,6 +119,35 @@ def test_xyz_plot_tells_of_its_axes(live: tuple[LiveServer, FakeEngine]) -> None
     assert info["all_seeds"] == [5, 6, 5, 6]
 
 
+def test_xyz_plot_puts_styles_on(tmp_path: Path) -> None:
+    rows = 'name,prompt,negative_prompt\nink,"ink, {prompt}",\ndark,at night,light\n'
+    (tmp_path / "styles.csv").write_text(rows)
+    arguments = ["Styles", '"ink", "ink,dark", "None"', "Nothing", "", "Nothing", ""]
+    engine = FakeEngine()
+    with serve(engine, models_dir=tmp_path) as server:
+        answer = ask((server, engine), "x/y/z plot", arguments, prompt="a cat", negative_prompt="blur")
+        assert answer.status_code == 200, answer.text
+        assert [(request.prompt, request.negative_prompt) for request in engine.served] == [
+            ("ink, a cat", "blur"), ("ink, a cat, at night", "blur, light"), ("a cat", "blur"),
+        ]  # fmt: skip
+        second: dict[str, Any] = {
+            "enable_hr": True,
+            "hr_scale": 2,
+            "hr_prompt": "a dog",
+            "denoising_strength": 0.5,
+        }
+        assert ask((server, engine), "x/y/z plot", ["Styles", "dark"], **second).status_code == 200
+        hires = engine.served[0].hires
+        assert hires is not None
+        assert (hires.prompt, hires.negative_prompt) == ("a dog, at night", None)
+        unknown = ask((server, engine), "x/y/z plot", ["Styles", "dusk"])
+        assert (unknown.status_code, "Use one of: ink, dark" in unknown.text) == (422, True)
+        with server.client() as client:
+            told = client.get("/sdapi/v1/script-info").json()
+    plot = next(one for one in told if one["name"] == "x/y/z plot" and not one["is_img2img"])
+    assert "Styles" in plot["args"][0]["choices"]
+
+
 def test_xyz_plot_draws_the_seeds_that_are_left_open(live: tuple[LiveServer, FakeEngine]) -> None:
     answer = ask(live, "x/y/z plot", ["Seed", "-1, -1, 3"])
     seeds = [request.seed for request in live[1].served]
@@ -138,7 +168,7 @@ def test_xyz_plot_draws_the_seeds_that_are_left_open(live: tuple[LiveServer, Fak
         ("x/y/z plot", ["Steps", "1-100"], "SD_MAX_IMAGES"),
         ("x/y/z plot", ["Steps", "many"], "cannot be read"),
         ("x/y/z plot", ["Steps", "500"], "steps is 500"),
-        ("x/y/z plot", ["Styles", "a,b"], "not offered"),
+        ("x/y/z plot", ["Styles", "a,b"], "not offered"),  # there are none
         ("x/y/z plot", ["Face restore", "GFPGAN"], "not offered"),
         ("x/y/z plot", ["Token merging ratio", "0.95"], "from 0 to 0.9"),
         ("x/y/z plot", ["Nonsense", "1"], "choose one of"),

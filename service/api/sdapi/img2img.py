@@ -7,7 +7,7 @@ from service.api.sdapi import translate
 from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import Img2ImgBody
 from service.api.sdapi.scripts import sd_upscale
-from service.api.sdapi.styles import StyleBook
+from service.api.sdapi.styles import NO_STYLES, StyleBook
 from service.core.budget import Claim, unlimited
 from service.core.errors import BadRequest, NotFound
 from service.core.generation import GenerationRequest, InitImage
@@ -20,7 +20,7 @@ def prepare(
     body: Img2ImgBody,
     options: Options,
     settings: Settings,
-    styles: StyleBook = translate.NO_STYLES,
+    styles: StyleBook = NO_STYLES,
     claim: Claim | None = None,
 ) -> tuple[GenerationRequest, inpaint.Plan]:
     """The request that ``body`` means, and how its images are brought to size and back.

@@ -118,7 +118,7 @@ def prepare(
     else:
         raise BadRequest("A request for images is one of txt2img or img2img.")
     generation = catalogue.named(generation)
-    script = plan_script(body, generation, kind, catalogue, settings)
+    script = plan_script(body, generation, kind, catalogue, settings, styles)
     return Prepared(
         kind,
         echo,

@@ -8,6 +8,7 @@ from service.api.sdapi.scripts import prompt_matrix, sd_upscale, xyz_plot
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.axes import axes_for
 from service.api.sdapi.scripts.series import ScriptPlan
+from service.api.sdapi.styles import StyleBook
 from service.catalogue.catalogue import Catalogue
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest
@@ -85,16 +86,21 @@ SCRIPTS: Final[list[Script]] = [
 """All selectable scripts, in the order of the lists. There are no always-on scripts."""
 
 
-def described(script: Script, kind: str, catalogue: Catalogue) -> list[Argument]:
+def described(script: Script, kind: str, catalogue: Catalogue, styles: StyleBook) -> list[Argument]:
     """The arguments of ``script``, with the axes and the upscalers that ``kind`` can choose from here."""
-    axes = tuple(axis.label for axis in axes_for(kind) if axis.apply or axis.label == "Nothing")
+    axes = tuple(axis.label for axis in axes_for(kind, styles) if axis.apply or axis.label == "Nothing")
     upscalers = tuple(upscaler.name for upscaler in catalogue.upscalers)
     choices = {"X type": axes, "Y type": axes, "Z type": axes, "Upscaler": upscalers}
     return [replace(one, choices=choices.get(one.label, one.choices)) for one in script.arguments]
 
 
 def plan_script(
-    body: GenerationBody, request: GenerationRequest, kind: str, catalogue: Catalogue, settings: Settings
+    body: GenerationBody,
+    request: GenerationRequest,
+    kind: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    styles: StyleBook,
 ) -> ScriptPlan | None:
     """What the script that ``body`` names makes of ``request``; None where it names none. Raises BadRequest."""
     name = (body.script_name or "").strip().lower()
@@ -105,7 +111,8 @@ def plan_script(
         names = [upscaler.name for upscaler in catalogue.upscalers]
         planned = sd_upscale.plan(request, arguments, names, settings)
     elif name == xyz_plot.NAME:
-        planned = xyz_plot.plan(request, arguments, kind, settings, any_seed=body.seed in (None, -1))
+        any_seed = body.seed in (None, -1)
+        planned = xyz_plot.plan(request, arguments, kind, settings, styles, any_seed=any_seed)
     else:
         return None
     named = tuple(catalogue.named(one) for one in planned.job.requests)

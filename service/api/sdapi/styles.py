@@ -64,6 +64,9 @@ class StyleBook:
         return prompt, negative_prompt
 
 
+NO_STYLES: Final = StyleBook()
+
+
 def _rows(rows: Iterable[dict[str, str | None]]) -> Iterable[Style]:
     for row in rows:
         if name := (row.get("name") or "").strip():

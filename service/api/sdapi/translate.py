@@ -7,7 +7,7 @@ from typing import Final, TypeVar, cast
 from service.api.limits import check
 from service.api.sdapi.options import Options
 from service.api.sdapi.schemas import GenerationBody, Txt2ImgBody
-from service.api.sdapi.styles import StyleBook
+from service.api.sdapi.styles import NO_STYLES, StyleBook
 from service.catalogue import samplers
 from service.catalogue.samplers import Sampler
 from service.core.errors import BadRequest
@@ -28,8 +28,6 @@ T = TypeVar("T")
 SEEDS: Final = 4_294_967_294
 """Random seeds are drawn from [0, SEEDS)."""
 
-
-NO_STYLES: Final = StyleBook()
 
 _NO_CHECKPOINT: Final = (None, "", "None", "none")
 """What a client sends that wants no refiner."""

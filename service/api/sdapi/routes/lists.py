@@ -341,7 +341,7 @@ async def get_script_info(context: ContextDep) -> Response:
                         "step": argument.step,
                         "choices": argument.choices,
                     }
-                    for argument in described(script, kind, context.backend.catalogue)
+                    for argument in described(script, kind, context.backend.catalogue, context.styles)
                 ],
             }
             for kind in ("txt2img", "img2img")

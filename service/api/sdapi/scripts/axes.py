@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from service.api.sdapi.options import Options
 from service.api.sdapi.scripts.series import with_prompts
+from service.api.sdapi.styles import NO_STYLES, StyleBook
 from service.api.values import LARGEST_INT, SMALLEST_INT, finite
 from service.catalogue import samplers
 from service.core.errors import BadRequest
@@ -104,6 +105,27 @@ def _size(request: GenerationRequest, value: Any, values: Sequence[Any]) -> Gene
     return replace(request, width=int(matched[1]), height=int(matched[2]))
 
 
+def _styles(styles: StyleBook) -> Apply:
+    def apply(request: GenerationRequest, value: Any, values: Sequence[Any]) -> GenerationRequest:
+        names = [name.strip() for name in str(value).split(",")]
+        if missing := styles.missing(names):
+            there = ", ".join(style.name for style in styles.all()[:20])
+            raise BadRequest(f"{SCRIPT}: there is no style {missing[0][:60]!r}. Use one of: {there}.")
+        request = with_prompts(request, *styles.apply(request.prompt, request.negative_prompt, names))
+        hires = request.hires
+        if hires is None:
+            return request
+        # A second pass without prompts of its own has the first one's, and their styles with them.
+        prompt, negative = styles.apply(hires.prompt or "", hires.negative_prompt or "", names)
+        if hires.prompt:
+            hires = replace(hires, prompt=prompt)
+        if hires.negative_prompt:
+            hires = replace(hires, negative_prompt=negative)
+        return replace(request, hires=hires)
+
+    return apply
+
+
 def _float(text: str) -> float:
     return finite(text.strip())
 
@@ -132,6 +154,8 @@ def _refiner(text: str) -> str | None:
 def _sampler_name(text: str) -> str:
     return samplers.resolve(text.strip(), None, strict=True)[0].name
 
+
+_STYLES: Final = Axis("Styles")
 
 AXES: Final = (
     Axis("Nothing"),
@@ -167,7 +191,7 @@ AXES: Final = (
     Axis("Hires upscaler", str.strip, _upscaler, "txt2img"),
     Axis("Cond. Image Mask Weight", _float, _field("inpainting_mask_weight"), "img2img", ranges=True),
     Axis("VAE", str.strip, _field("vae")),
-    Axis("Styles"),
+    _STYLES,
     Axis("UniPC Order", lambda text: int(_number("uni_pc_order")(text)), _shape("unipc_order"), ranges=True),
     Axis("Face restore"),
     Axis("Token merging ratio", _number("token_merging_ratio"), _field("token_merging"), ranges=True),
@@ -192,6 +216,9 @@ AXES: Final = (
 """In A1111's order, because clients send positions. Those without ``apply`` are not offered here."""
 
 
-def axes_for(kind: str) -> list[Axis]:
-    """The axes of a route by position."""
-    return [axis for axis in AXES if axis.only in (None, kind)]
+def axes_for(kind: str, styles: StyleBook = NO_STYLES) -> list[Axis]:
+    """The axes of a route by position; that of styles is offered where there are any."""
+    axes = [axis for axis in AXES if axis.only in (None, kind)]
+    return [
+        replace(axis, apply=_styles(styles)) if axis is _STYLES and styles.all() else axis for axis in axes
+    ]

@@ -13,6 +13,7 @@ from typing import Any, Final
 from service.api.sdapi.scripts.arguments import Arguments
 from service.api.sdapi.scripts.axes import SCRIPT, Axis, axes_for
 from service.api.sdapi.scripts.series import Composed, Grid, ScriptPlan, raise_if_too_many
+from service.api.sdapi.styles import StyleBook
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import Series
@@ -28,6 +29,7 @@ def plan(
     arguments: Arguments,
     kind: str,
     settings: Settings,
+    styles: StyleBook,
     *,
     any_seed: bool = False,
 ) -> ScriptPlan:
@@ -38,7 +40,8 @@ def plan(
     """
     per_axis = 2 if len(arguments) <= 12 else 3
     most, largest_grid = settings.max_images, settings.max_image_pixels
-    chosen = [_axis(arguments, number * per_axis, per_axis, kind, most) for number in range(3)]
+    axes = axes_for(kind, styles)
+    chosen = [_axis(arguments, number * per_axis, per_axis, axes, most) for number in range(3)]
     # Multiplied before anything is built: three short ranges are a million pictures.
     raise_if_too_many(math.prod(len(values) for _, values in chosen), settings)
     rest = 3 * per_axis
@@ -138,8 +141,9 @@ def _shown(axis: Axis, value: Any) -> str:
     return text if axis.label.startswith("Prompt") else f"{axis.label}: {text}"
 
 
-def _axis(arguments: Arguments, position: int, per_axis: int, kind: str, most: int) -> tuple[Axis, list[Any]]:
-    axes = axes_for(kind)
+def _axis(
+    arguments: Arguments, position: int, per_axis: int, axes: Sequence[Axis], most: int
+) -> tuple[Axis, list[Any]]:
     label = arguments.choice(position, "axis", [axis.label for axis in axes], "Nothing")
     axis = next(axis for axis in axes if axis.label == label)
     if label == "Nothing":

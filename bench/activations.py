@@ -6,7 +6,7 @@ nor numbers: any size of network, in seconds. The two agree where both can be ha
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,11 @@ from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from service.engine.weights import loading
+from service.plan.networks.autoencoder import latent_factor
+
 Run = Callable[[], Any]
+Make = Callable[[], Run]
 
 
 def counted(run: Run) -> int:
@@ -71,7 +75,7 @@ class _Lifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.alive)
 
 
-def traced(make: Callable[[], Callable[[], Any]]) -> int:
+def traced(make: Make) -> int:
     """Bytes that a run takes at most. ``make`` builds network and inputs, and returns what runs the one on the other.
 
     Both happen on fake tensors; what ``make`` made is not counted.
@@ -95,3 +99,55 @@ def dressed(module: torch.nn.Module, dtype: torch.dtype, *, channels_last: bool 
                 made = made.to(memory_format=torch.channels_last)
             part._parameters[name] = torch.nn.Parameter(made, requires_grad=False)
     return module.eval()
+
+
+def unet(
+    config: Mapping[str, Any], rows: int, height: int, width: int, dtype: torch.dtype, **options: Any
+) -> Make:
+    """A UNet and its inputs: ``rows`` latents of ``height`` × ``width`` cells. ``options`` as :func:`dressed`'s."""
+
+    def make() -> Run:
+        module = dressed(loading.build("unet", "UNet2DConditionModel", dict(config)), dtype, **options)
+        return step(module, rows, height, width)
+
+    return make
+
+
+def step(module: Any, rows: int, height: int, width: int) -> Run:
+    """One call of the UNet ``module`` for ``rows`` latents of ``height`` × ``width`` cells."""
+    config, dtype = module.config, module.dtype
+    latent = torch.zeros(rows, config["in_channels"], height, width, dtype=dtype)
+    states = torch.zeros(rows, 77, config["cross_attention_dim"], dtype=dtype)
+    time = torch.tensor(5.0)
+    added = None
+    if config.get("addition_embed_type") == "text_time":
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        added = {
+            "text_embeds": torch.zeros(rows, pooled, dtype=dtype),
+            "time_ids": torch.zeros(rows, 6, dtype=dtype),
+        }
+    return lambda: module(
+        latent, time, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+    )[0]
+
+
+def vae(config: Mapping[str, Any], height: int, width: int, dtype: torch.dtype, *, encode: bool) -> Make:
+    """An autoencoder and a picture of ``height`` × ``width`` pixels to encode, or the latent of one to decode."""
+
+    def make() -> Run:
+        kind = "AutoencoderTiny" if "decoder_block_out_channels" in config else "AutoencoderKL"
+        module: Any = dressed(loading.build("vae", kind, dict(config)), dtype)
+        return translate(module, height, width, encode=encode)
+
+    return make
+
+
+def translate(module: Any, height: int, width: int, *, encode: bool) -> Run:
+    """The autoencoder ``module`` on a picture of ``height`` × ``width`` pixels, or on the latent of one."""
+    config, dtype = module.config, module.dtype
+    factor = latent_factor(config)
+    if encode:
+        picture = torch.zeros(1, 3, height, width)
+        return lambda: module.encode(picture.to(dtype))
+    latent = torch.zeros(1, config["latent_channels"], height // factor, width // factor, dtype=dtype)
+    return lambda: module.decode(latent, return_dict=False)[0]

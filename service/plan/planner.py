@@ -299,26 +299,38 @@ def _unet(
 
 @lru_cache(maxsize=4096)
 def _decode(part: Part, width: int, height: int, itemsize: int, kernels: Kernels, tile: int) -> int:
-    return _tiled(decode_peak, part, width, height, itemsize, kernels, tile)
+    # The picture afterwards in single precision, and once more as it is clamped.
+    picture = (3 * itemsize + 24) * width * height
+    return max(picture, tiled_peak(decode_peak, part, width, height, itemsize, kernels, tile))
 
 
 @lru_cache(maxsize=4096)
 def _encode(part: Part, width: int, height: int, itemsize: int, kernels: Kernels, tile: int) -> int:
-    return _tiled(encode_peak, part, width, height, itemsize, kernels, tile)
+    return tiled_peak(encode_peak, part, width, height, itemsize, kernels, tile)
 
 
-def _tiled(
+def tiled_peak(
     peak: Callable[..., int], part: Part, width: int, height: int, itemsize: int, kernels: Kernels, tile: int
 ) -> int:
+    """Bytes that a VAE takes at most, ``peak`` being :func:`decode_peak` or :func:`encode_peak` of one tile.
+
+    Tiles are worked on one after the other as diffusers does it: what came out of all of them is kept until they are
+    blended, first to rows and then to the whole. ``tile`` 0: in one piece.
+    """
     if not tile or max(width, height) <= tile:
         return peak(part.config, height, width, itemsize, kernels=kernels)
-    one = peak(part.config, min(height, tile), min(width, tile), itemsize, kernels=kernels)
-    # All tiles before they are blended, with their overlap, and then the picture.
-    picture = 3 * width * height * itemsize
-    return max(
-        one + int(picture / (1 - _OVERLAP) ** 2),
-        int(picture * (2 + 1 / (1 - _OVERLAP) ** 2)) + 24 * width * height,
-    )
+    step = int(tile * (1 - _OVERLAP))
+    heights = [min(tile, height - top) for top in range(0, height, step)]
+    widths = [min(tile, width - left) for left in range(0, width, step)]
+    one = {
+        (h, w): peak(part.config, h, w, itemsize, kernels=kernels) for h in set(heights) for w in set(widths)
+    }
+    most = kept = 0
+    for h in heights:
+        for w in widths:
+            most = max(most, kept + one[h, w])
+            kept += 3 * h * w * itemsize
+    return max(most, kept + 2 * 3 * width * height * itemsize)
 
 
 def gib(amount: float) -> float:

@@ -1,60 +1,22 @@
 """What the tape says, against fake tensors (real sizes) and the CPU allocator's own count (small ones)."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from bench.activations import counted, dressed, traced
+from bench.activations import counted, dressed, traced, unet, vae
 from service.catalogue.layouts import configuration
 from service.engine.weights import loading
-from service.plan.networks.autoencoder import decode_peak, encode_peak, latent_factor
+from service.plan.networks.autoencoder import decode_peak, encode_peak
 from service.plan.networks.text import text_peak
 from service.plan.networks.unet import unet_peak
 from service.settings import DEMO_MODEL
 
 WITHIN = 0.02
 """The tape follows the same code; what it leaves out are numbers as small as a time embedding."""
-
-Make = Callable[[], Callable[[], Any]]
-
-
-def unet(
-    config: Mapping[str, Any], rows: int, height: int, width: int, dtype: torch.dtype, **options: Any
-) -> Make:
-    def make() -> Callable[[], Any]:
-        module = dressed(loading.build("unet", "UNet2DConditionModel", dict(config)), dtype, **options)
-        latent = torch.zeros(rows, config["in_channels"], height, width, dtype=dtype)
-        states = torch.zeros(rows, 77, config["cross_attention_dim"], dtype=dtype)
-        time = torch.tensor(5.0)
-        added = None
-        if config.get("addition_embed_type") == "text_time":
-            pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-            added = {
-                "text_embeds": torch.zeros(rows, pooled, dtype=dtype),
-                "time_ids": torch.zeros(rows, 6, dtype=dtype),
-            }
-        return lambda: module(
-            latent, time, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
-        )[0]
-
-    return make
-
-
-def vae(config: Mapping[str, Any], height: int, width: int, dtype: torch.dtype, *, encode: bool) -> Make:
-    def make() -> Callable[[], Any]:
-        kind = "AutoencoderTiny" if "decoder_block_out_channels" in config else "AutoencoderKL"
-        module: Any = dressed(loading.build("vae", kind, dict(config)), dtype)
-        factor = latent_factor(config)
-        if encode:
-            picture = torch.zeros(1, 3, height, width)
-            return lambda: module.encode(picture.to(dtype))
-        latent = torch.zeros(1, config["latent_channels"], height // factor, width // factor, dtype=dtype)
-        return lambda: module.decode(latent, return_dict=False)[0]
-
-    return make
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -101,7 +101,7 @@ bench: $(VENV)/.dev  ## Measure everything, as ratios within one run: bench/resu
 kills: $(VENV)/.dev  ## Kill a batch thirty times with kill -9 and compare what is resumed
 	SD_TEST_KILLS=30 $(PY) -m pytest tests/batch/test_kills.py
 
-mutation: $(VENV)/.dev  ## How many small mistakes the tests would notice in slot, admission and translate (long)
+mutation: $(VENV)/.dev  ## How many small mistakes the tests would notice in turns, admission and translate (long)
 	bash tools/mutation.sh $(PY)
 
 dashboards: $(VENV)/.dev  ## Serve, scrape, load a little, and draw every panel on one sheet

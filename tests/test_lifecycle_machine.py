@@ -79,8 +79,8 @@ class ServiceMachine(RuleBasedStateMachine):
         """Let what was cancelled leave the device and the queue: rules must find a state that does not move."""
 
         async def wait() -> None:
-            slot = self.backend._slot
-            while any(place and place._token.cancelled for place in (slot._holder, *slot._waiting)):
+            turns = self.backend._turns
+            while any(turn._token.cancelled for turn in (*turns._inside, *turns.order())):
                 await asyncio.sleep(0.001)
             for _ in range(10):
                 await asyncio.sleep(0)
@@ -135,11 +135,11 @@ class ServiceMachine(RuleBasedStateMachine):
             "ok": None, "out of memory": OutOfMemory("too large"), "model": ModelError("broken")
         }  # fmt: skip
         self.engine.verdict = errors[verdict]
-        holder = self.backend._slot._holder
+        holder = set(self.backend._turns._inside)
 
         async def wait() -> None:
             self.engine.decided.set()
-            while self.backend._slot._holder is holder:
+            while self.backend._turns._inside == holder:
                 await asyncio.sleep(0.001)
 
         self.loop.run_until_complete(asyncio.wait_for(wait(), 10))

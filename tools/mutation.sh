@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many small mistakes in slot, admission and translate the tests would notice: make mutation (about half an hour).
+# How many small mistakes in turns, admission and translate the tests would notice: make mutation (about half an hour).
 # Works on a copy of the tree, since it changes files while it runs.
 set -euo pipefail
 python=${1:-.venv/bin/python}
@@ -31,7 +31,7 @@ TOML
   "$python" -m cosmic_ray.tools.report "$name.sqlite" --surviving-only 2>/dev/null | grep -A12 -i survived | head -200 || true
 }
 only=${2:-}
-[[ -n $only && $only != slot ]] || session slot service/core/slot.py 60 tests/test_slot.py
+[[ -n $only && $only != turns ]] || session turns service/core/turns.py 60 tests/test_turns.py
 [[ -n $only && $only != admission ]] || session admission service/api/admission.py 120 \
   tests/api/test_admission.py tests/test_serving.py
 [[ -n $only && $only != translate ]] || session translate service/api/sdapi/translate.py 120 \

@@ -1,6 +1,6 @@
 """The front before a fleet: so many jobs at once, turns between clients behind them, failed jobs sent again.
 
-It does what ``service/backends/turns.py`` and ``remote.py`` do, on the simulated clock.
+It does what ``service/core/turns.py`` and ``service/backends/remote.py`` do, on the simulated clock.
 """
 
 from collections import OrderedDict, deque

@@ -17,8 +17,8 @@ from service.core.events import Progress, Queued, Started
 from service.core.generation import GenerationResult
 from service.core.jobs import Generate, Job, LoadCheckpoint, Series, Upscaled
 from service.core.lifecycle import Lifecycle, Probe, State
-from service.core.slot import Place, Slot
 from service.core.tasks import Task
+from service.core.turns import Turn, Turns
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -75,12 +75,13 @@ class LocalBackend:
         self._first_image = True
         self._holding: set[asyncio.Task[Any]] = set()
         metrics.queue_limit.set(queue_size)
-        self._slot = Slot(queue_size, self._slot_changed)
+        self._turns = Turns(1, queue_size, self._turn_changed)
         self._idle = idle
         self._timers: list[asyncio.TimerHandle] = []
 
-    def _slot_changed(self, busy: bool, waiting: int) -> None:
-        self._metrics.queue_depth.set(waiting)
+    def _turn_changed(self) -> None:
+        busy = self.running
+        self._metrics.queue_depth.set(self.waiting)
         self._lifecycle.busy(busy)
         for timer in self._timers:
             timer.cancel()
@@ -100,7 +101,7 @@ class LocalBackend:
                 self._timers.append(loop.call_later(seconds, self._leave, work))
 
     def _leave(self, work: Callable[[Engine], str]) -> None:
-        if self._engine is not None and not self._slot.busy:
+        if self._engine is not None and not self.running:
             # In the engine's thread: a request that comes meanwhile runs after it.
             going = asyncio.get_running_loop().run_in_executor(self._worker, work, self._engine)
             going.add_done_callback(self._left)
@@ -110,7 +111,7 @@ class LocalBackend:
             return
         if (error := going.exception()) is not None:
             log.error("the weights could not leave the device", error=str(error))
-        elif not self._slot.busy:
+        elif not self.running:
             self._metrics.set_asleep(going.result())
             self._lifecycle.asleep(_WHERE[going.result()])
             log.info("asleep", weights=going.result())
@@ -201,12 +202,12 @@ class LocalBackend:
     @property
     def running(self) -> bool:
         """True while a job holds the device."""
-        return self._slot.busy
+        return self._turns.in_flight > 0
 
     @property
     def waiting(self) -> int:
         """Jobs in the queue."""
-        return self._slot.waiting
+        return self._turns.waiting
 
     def readiness(self) -> Probe:
         """After the warm-up image, before SIGTERM."""
@@ -215,7 +216,7 @@ class LocalBackend:
     def raise_if_refusing(self) -> None:
         """Raise what :meth:`run` would raise at once."""
         self._lifecycle.raise_unless_accepting()
-        self._slot.raise_if_full()
+        self._turns.raise_if_full()
 
     # --- jobs ----------------------------------------------------------------------------------------
 
@@ -223,10 +224,11 @@ class LocalBackend:
         """Run ``job`` in its turn: wait for the device, hold it until the engine has let go, give it back."""
         self._lifecycle.raise_unless_accepting()
         check(self._require(), job)
-        place = self._slot.enter(task.token, lambda position: task.publish(Queued(position)))
+        # One line for all: whoever comes first is first, as before one device of A1111's.
+        turn = self._turns.enter("", task.token, lambda position: task.publish(Queued(position)))
         # The device is held by a task of its own: whatever becomes of the caller (a proxy that went away, a
         # cancelled response), the permit returns when the engine's thread is done and not before.
-        holding = asyncio.get_running_loop().create_task(self._hold(place, self._require(), task, job))
+        holding = asyncio.get_running_loop().create_task(self._hold(turn, self._require(), task, job))
         self._holding.add(holding)
         holding.add_done_callback(self._let_go)
         try:
@@ -240,13 +242,14 @@ class LocalBackend:
         if not holding.cancelled():
             holding.exception()  # its caller may be gone: nobody else would look at it
 
-    async def _hold(self, place: Place, engine: Engine, task: Task, job: Job[R]) -> R:
+    async def _hold(self, turn: Turn, engine: Engine, task: Task, job: Job[R]) -> R:
         loop = asyncio.get_running_loop()
 
         def sink(progress: Progress) -> None:
             loop.call_soon_threadsafe(task.publish, progress)
 
-        async with place:
+        async with turn:
+            task.publish(Queued(0))
             task.timings.add("queue", time.monotonic() - task.arrived)
             task.publish(Started())
             self._metrics.device_taken()
@@ -287,7 +290,7 @@ class LocalBackend:
 
     async def wait_idle(self) -> None:
         """Return when nothing runs and nothing waits."""
-        await self._slot.wait_idle()
+        await self._turns.wait_idle()
 
     async def close(self) -> None:
         """End the worker thread; a load that is under way is not waited for."""

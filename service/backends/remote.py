@@ -1,7 +1,7 @@
 """The backend of a front: other services of this kind, each scaled by its platform, reached by one request a job.
 
-The front opens at most ``SD_UPSTREAM_CONCURRENCY`` jobs at each; behind that they take turns (see ``turns``). Seeds are
-fixed before a job leaves, so one whose pod died is sent again and makes the same picture.
+The front opens at most ``SD_UPSTREAM_CONCURRENCY`` jobs at each; behind that they take turns (``service.core.turns``).
+Seeds are fixed before a job leaves, so one whose pod died is sent again and makes the same picture.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ import numpy as np
 import structlog
 from PIL import Image
 
-from service.backends.turns import Turns
 from service.backends.upstream import News, Passing, Unreachable, UnusableUpstream, Upstream
 from service.catalogue.catalogue import Catalogue, find_checkpoint
 from service.core.errors import BadRequest, Cancelled, QueueFull, UnknownName, UpstreamError
@@ -39,6 +38,7 @@ from service.core.jobs import (
 from service.core.lifecycle import Lifecycle, Probe
 from service.core.records import CheckpointInfo
 from service.core.tasks import Task
+from service.core.turns import Turns
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)

@@ -3,14 +3,15 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.backends.turns import Turn, Turns
 from service.core.cancel import CancelToken
-from service.core.errors import QueueFull, ServiceError
+from service.core.errors import Cancelled, DeadlineExceeded, QueueFull, ServiceError
+from service.core.turns import Turn, Turns
 
 EXAMPLES = int(os.environ.get("SD_TEST_SCHEDULES", "500"))
 
@@ -166,3 +167,83 @@ def test_positions_are_told_as_they_change() -> None:
         assert told == {"first": [1], "second": [2, 1]}
 
     asyncio.run(run())
+
+
+def test_one_line_is_first_come_first_served() -> None:
+    async def scenario() -> None:
+        device, order = Turns(1, 5), list[int]()
+
+        async def work(number: int) -> None:
+            async with device.enter("", CancelToken()):
+                order.append(number)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(work(number) for number in range(6)))
+        assert order == [0, 1, 2, 3, 4, 5]
+        assert not device.in_flight
+
+    asyncio.run(scenario())
+
+
+def test_beyond_the_bound_it_refuses_at_once() -> None:
+    async def scenario() -> None:
+        device = Turns(1, 1)
+        first = device.enter("", CancelToken())
+        device.enter("", CancelToken())
+        with pytest.raises(QueueFull, match="SD_QUEUE_SIZE") as refused:
+            device.enter("", CancelToken())
+        assert refused.value.retry_after == 5
+        first.release()
+        device.enter("", CancelToken())
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("cause", "error"), [("disconnect", Cancelled), ("deadline", DeadlineExceeded)])
+def test_a_waiting_request_that_is_cancelled_leaves_at_once(cause: Any, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        device, token = Turns(1, 5), CancelToken()
+        holder = device.enter("", CancelToken())
+        place = device.enter("", token)
+        waiting = asyncio.create_task(place.__aenter__())
+        await asyncio.sleep(0)
+        # From another thread, as an engine or a signal would.
+        await asyncio.get_running_loop().run_in_executor(None, token.cancel, cause)
+        with pytest.raises(error):
+            await waiting
+        assert device.waiting == 0
+        assert device.in_flight
+        holder.release()
+        assert not device.in_flight
+
+    asyncio.run(scenario())
+
+
+def test_releasing_twice_frees_nobody_else() -> None:
+    async def scenario() -> None:
+        device = Turns(1, 5)
+        first, second, third = (device.enter("", CancelToken()) for _ in range(3))
+        first.release()
+        first.release()
+        assert device.waiting == 1
+        second.release()
+        assert device.in_flight
+        third.release()
+        assert not device.in_flight
+
+    asyncio.run(scenario())
+
+
+def test_a_token_cancelled_between_grant_and_wake_up_gives_its_place_back() -> None:
+    async def scenario() -> None:
+        device, token = Turns(1, 5), CancelToken()
+        first = device.enter("", CancelToken())
+        second = device.enter("", token)
+        first.release()  # second holds the device now, but has not run
+        token.cancel("disconnect")
+        with pytest.raises(Cancelled):
+            async with second:
+                raise AssertionError("it must not run")
+        assert not device.in_flight
+
+    asyncio.run(scenario())

@@ -1,7 +1,9 @@
-"""Whose turn it is: places at an upstream, given in turns to the clients that wait.
+"""Whose turn it is: places at a device or an upstream, given in turns to the clients that wait.
 
-Within one client the order is that of arrival; between clients places go round, so that one with two hundred jobs does
-not make another wait for all of them.
+A place in line is taken the moment a request arrives (:meth:`Turns.enter`, which never waits), so the bound holds
+whatever the event loop does next. Within one client the order is that of arrival; between clients places go round, so
+that one with two hundred jobs does not make another wait for all of them. A place returns exactly once, when whoever
+had it lets go: a request whose client went away may still hold the device.
 """
 
 import asyncio
@@ -16,7 +18,11 @@ from service.core.errors import QueueFull
 
 
 class Turn:
-    """One job's place: in the queue until it is granted, then at the upstream until it is released."""
+    """One job's place: in the queue, then inside, then gone. Made by :meth:`Turns.enter`.
+
+    Use as an asynchronous context manager: entering waits for the turn (and raises the token's error if the job is
+    cancelled first), leaving gives the place to the next.
+    """
 
     def __init__(
         self, turns: "Turns", client: str, token: CancelToken, on_position: Callable[[int], None]
@@ -27,9 +33,14 @@ class Turn:
         self._token = token
         self._on_position = on_position
         self._told: int | None = None
-        loop = asyncio.get_running_loop()
-        self.granted: asyncio.Future[None] = loop.create_future()
-        token.on_cancel(lambda: loop.call_soon_threadsafe(turns._drop, self))
+        self._loop = asyncio.get_running_loop()
+        self.granted: asyncio.Future[None] = self._loop.create_future()
+        token.on_cancel(self._cancelled_anywhere)
+
+    def _cancelled_anywhere(self) -> None:
+        # Tokens are cancelled from any thread; the queue belongs to the event loop.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._turns._drop, self)
 
     def tell(self, position: int) -> None:
         """Pass on how many stand before this one, if that is news."""
@@ -45,26 +56,38 @@ class Turn:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.shield(self.granted)
+            self._token.raise_if_cancelled()
         except BaseException:
-            self._turns._leave(self)
+            self.release()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Leave the queue, or give the place back; only the first call counts."""
         self._turns._leave(self)
 
 
 class Turns:
-    """``places`` at once; at most ``queue_size`` wait. ``on_change`` is called after every change.
+    """``places`` at once; at most ``queue_size`` wait (0: where all places are taken, nobody may). ``on_change`` is
+    called after every change. ``name`` is what refusals call the device.
 
     To be used from one event loop.
     """
 
     def __init__(
-        self, places: int, queue_size: int, on_change: Callable[[], None] = lambda: None, name: str = ""
+        self,
+        places: int,
+        queue_size: int,
+        on_change: Callable[[], None] = lambda: None,
+        name: str = "the device",
     ) -> None:
+        if queue_size < 0:
+            raise ValueError("queue_size must be 0 or more")
         self._places = places
         self._queue_size = queue_size
         self._on_change = on_change
@@ -76,7 +99,7 @@ class Turns:
 
     @property
     def in_flight(self) -> int:
-        """Jobs at the upstream."""
+        """Jobs that have a place."""
         return len(self._inside)
 
     @property
@@ -94,12 +117,14 @@ class Turns:
         """Raise :class:`QueueFull` if :meth:`enter` would."""
         if self.in_flight >= self._places and self.waiting >= self._queue_size:
             raise QueueFull(
-                f"{self.waiting} requests already wait for {self._name or 'the devices'} and SD_QUEUE_SIZE is "
+                f"{self.waiting} requests already wait for {self._name} and SD_QUEUE_SIZE is "
                 f"{self._queue_size}: try again later.",
                 retry_after=5,
             )
 
-    def enter(self, client: str, token: CancelToken, on_position: Callable[[int], None]) -> Turn:
+    def enter(
+        self, client: str, token: CancelToken, on_position: Callable[[int], None] = lambda position: None
+    ) -> Turn:
         """Take a place at the end of ``client``'s line, at once. Raises :class:`QueueFull`."""
         token.raise_if_cancelled()
         self.raise_if_full()
@@ -109,7 +134,7 @@ class Turns:
         return turn
 
     async def wait_idle(self) -> None:
-        """Return when nothing is at the upstream and nothing waits."""
+        """Return when nothing runs and nothing waits."""
         await self._idle.wait()
 
     def order(self) -> Iterator[Turn]:
@@ -142,7 +167,7 @@ class Turns:
         self._on_change()
 
     def _drop(self, turn: Turn) -> None:
-        """A waiting job was cancelled: it leaves at once. One at the upstream stays until it lets go."""
+        """A waiting job was cancelled: it leaves at once. One that has its turn stays until it lets go."""
         if self._forget(turn):
             if not turn.granted.done():
                 turn.granted.set_exception(turn.error)

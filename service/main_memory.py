@@ -18,18 +18,31 @@ MOST: Final = 2048 * _MIB
 """Bytes for requests however much there is: what waits should wait at the client."""
 
 
-def limit(cgroups_folder: Path = cgroups.CGROUPS, membership: Path = cgroups.MEMBERSHIP) -> int:
+def machine(root: Path = Path("/")) -> int:
+    """Bytes of main memory that the machine has. ``root`` is where ``proc`` and ``sys`` are mounted."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def limit(root: Path = Path("/")) -> int:
     """Bytes that this process may use: the least limit of its control groups, or the machine's memory."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for folder in cgroups.folders("memory", cgroups_folder, membership):
-        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            try:
-                text = (folder / name).read_text().strip()
-            except OSError:
-                continue
-            if text.isdigit() and int(text) > 0:  # "max" stands for none
-                found.append(int(text))
+    found = [machine(root)]
+    for folder, name in control_groups(root):
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            found.append(int((folder / name).read_text()) or machine(root))
     return min(found)
+
+
+def control_groups(root: Path = Path("/")) -> list[tuple[Path, str]]:
+    """The folders that may limit this process' memory, each with the file of the limit (v2 and v1): its own group's
+    and those around it.
+    """
+    folders = cgroups.folders("memory", root / "sys/fs/cgroup", root / "proc/self/cgroup")
+    names = ("memory.max", "memory.high", "memory.limit_in_bytes")
+    return [(folder, name) for folder in folders for name in names]
 
 
 def resident() -> int:

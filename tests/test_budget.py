@@ -75,13 +75,12 @@ def test_claims_of_many_threads_add_up() -> None:
 def test_the_limit_is_that_of_the_control_group(
     membership: str, files: dict[str, str], expected: int | None, tmp_path: Path
 ) -> None:
-    (tmp_path / "member").write_text(membership)
-    for name, text in files.items():
-        path = tmp_path / "groups" / name
+    shown = {f"sys/fs/cgroup/{name}": text for name, text in files.items()} | {"proc/self/cgroup": membership}
+    for name, text in shown.items():
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    machine = main_memory.limit(tmp_path / "nothing", tmp_path / "nothing")
-    assert main_memory.limit(tmp_path / "groups", tmp_path / "member") == (expected or machine)
+    assert main_memory.limit(tmp_path) == (expected or main_memory.machine())
 
 
 def test_the_budget_follows_the_limit() -> None:

@@ -214,19 +214,20 @@ def resolve(sampler_name: str, scheduler_name: str | None, *, strict: bool) -> t
     return sampler, suffix if suffix and scheduler is AUTOMATIC else scheduler
 
 
-def named(sampler: str, scheduler: str) -> tuple[Sampler, Scheduler]:
-    """The sampler and the scheduler of these canonical names ("Euler a", "Karras"), as :func:`resolve` gives them.
-
-    Raises :class:`UnknownName`.
-    """
-    found, schedule = _SAMPLER_BY_NAME.get(sampler), _SCHEDULER_BY_LABEL.get(scheduler)
+def sampler_named(name: str) -> Sampler:
+    """The sampler of this canonical name ("Euler a"). Raises :class:`UnknownName`."""
+    found = _SAMPLER_BY_NAME.get(name)
     if found is None:
-        raise UnknownName(f"There is no sampler {sampler!r}. Use one of: {', '.join(_SAMPLER_BY_NAME)}.")
-    if schedule is None:
-        raise UnknownName(
-            f"There is no scheduler {scheduler!r}. Use one of: {', '.join(_SCHEDULER_BY_LABEL)}."
-        )
-    return found, schedule
+        raise UnknownName(f"There is no sampler {name!r}. Use one of: {', '.join(_SAMPLER_BY_NAME)}.")
+    return found
+
+
+def scheduler_labelled(label: str) -> Scheduler:
+    """The scheduler of this canonical label ("Karras"). Raises :class:`UnknownName`."""
+    found = _SCHEDULER_BY_LABEL.get(label)
+    if found is None:
+        raise UnknownName(f"There is no scheduler {label!r}. Use one of: {', '.join(_SCHEDULER_BY_LABEL)}.")
+    return found
 
 
 def effective_scheduler(sampler: Sampler, scheduler: Scheduler) -> Scheduler:

@@ -7,11 +7,11 @@ from typing import Final
 
 import torch
 
+from service import main_memory
 from service.catalogue.weights import read_header
 from service.core.errors import ModelLoadError
 from service.engine.device import GIB, Device
 from service.engine.weights.tensors import dtype_for
-from service.plan.platform import control_groups
 
 _SPARE: Final = 256 * 1024**2
 """Left for what is not weights: activations of the smallest image, buffers, the interpreter."""
@@ -66,7 +66,7 @@ def _control_group(root: Path) -> int | None:
     Pages of files count as free, but for those that are mapped: the libraries' code is read again and again.
     """
     found: list[int] = []
-    for folder, limit_name in control_groups(root):
+    for folder, limit_name in main_memory.control_groups(root):
         old = limit_name == "memory.limit_in_bytes"
         usage_name, prefix = ("memory.usage_in_bytes", "total_") if old else ("memory.current", "")
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from service.catalogue.samplers import SAMPLERS, SCHEDULERS
+from service.catalogue.samplers import sampler_named, scheduler_labelled
 from service.core.generation import GenerationRequest, GenerationResult
 from service.prompt import extract_networks, schedule, split_composition
 
@@ -211,12 +211,12 @@ def _derived(result: GenerationResult) -> dict[str, Any]:
 def _of_schedule(result: GenerationResult) -> dict[str, Any]:
     """What bends the schedule, where the sampler takes one from outside."""
     request, shape = result.request, result.request.shape
-    if next((each.own_schedule for each in SAMPLERS if each.name == request.sampler), False):
+    if sampler_named(request.sampler).own_schedule:
         return {}
     fields: dict[str, Any] = {"SGM noise multiplier": True if shape.vp_start and not request.init else None}
     if result.scheduler in ("", "Automatic"):
         return fields
-    rho = next((each.default_rho for each in SCHEDULERS if each.label == result.scheduler), -1)
+    rho = scheduler_labelled(result.scheduler).default_rho
     fields |= {
         "Schedule type": result.scheduler,
         "Schedule min sigma": shape.sigma_min or None,
@@ -230,8 +230,7 @@ def _of_schedule(result: GenerationResult) -> dict[str, Any]:
 
 def _takes_ensd(request: GenerationRequest) -> bool:
     """Whether the sampler draws fresh noise, which alone is what ENSD is told for."""
-    takes = any(each.uses_ensd for each in SAMPLERS if each.name == request.sampler)
-    return takes and request.eta != 0
+    return sampler_named(request.sampler).uses_ensd and request.eta != 0
 
 
 @lru_cache(maxsize=16)

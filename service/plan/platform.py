@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from service import cgroups
+from service import main_memory
 from service.gpu_slice import read_gpu_slice
 from service.plan.tape import CPU, CUDA, Kernels
 
@@ -99,30 +99,5 @@ def slice_of(environ: Mapping[str, str] = os.environ) -> tuple[float, str] | Non
 
 def main_memory_limit(root: Path = Path("/")) -> tuple[int, str]:
     """Bytes of main memory that this process may use at all, and who says so: its control group or the machine."""
-    machine = 0
-    try:
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                machine = int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    groups = [limit for folder, name in control_groups(root) if (limit := _number(folder / name))]
-    smallest = min(groups, default=0)
-    if smallest and (not machine or smallest < machine):
-        return smallest, "control group"
-    return machine, "machine"
-
-
-def control_groups(root: Path = Path("/")) -> list[tuple[Path, str]]:
-    """The folders that may limit this process' memory, each with the file of the limit (v2 and v1): its own group's
-    and those around it.
-    """
-    folders = cgroups.folders("memory", root / "sys/fs/cgroup", root / "proc/self/cgroup")
-    return [(folder, name) for folder in folders for name in ("memory.max", "memory.limit_in_bytes")]
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no such group, or no limit ("max")
-        return 0
+    limit = main_memory.limit(root)
+    return limit, "control group" if limit < main_memory.machine(root) else "machine"

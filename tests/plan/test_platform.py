@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.plan.platform import control_groups, main_memory_limit, slice_of
+from service.main_memory import control_groups
+from service.plan.platform import main_memory_limit, slice_of
 
 
 def test_slices() -> None:

@@ -17,7 +17,7 @@ from service.api.sdapi.saving import save, save_grid
 from service.api.sdapi.schemas import Img2ImgBody
 from service.api.sdapi.scripts.series import Composed
 from service.api.sdapi.translate import is_ddim
-from service.catalogue.samplers import SAMPLERS
+from service.catalogue.samplers import sampler_named
 from service.context import Context
 from service.core.errors import BadRequest
 from service.core.generation import GenerationRequest, GenerationResult, SamplingShape
@@ -195,7 +195,7 @@ def sampling(request: GenerationRequest, options: Options) -> dict[str, Any]:
     As there the sigmas are told where they are options, not where they are fields of the request. What UniPC was told
     is said beyond A1111, so that its pictures can be made again.
     """
-    takes = next((sampler.parameters for sampler in SAMPLERS if sampler.name == request.sampler), ())
+    takes = sampler_named(request.sampler).parameters
     eta = "Eta DDIM" if is_ddim(request.sampler) else "Eta"
     entries: dict[str, Any] = {eta: request.eta} if request.eta is not None else {}
     for name, key in _OPTIONS.items():

@@ -43,7 +43,8 @@ class PassPlan:
 
 def first_pass(request: GenerationRequest) -> PassPlan:
     """The only pass, or the one before hires fix."""
-    sampler, scheduler = samplers.named(request.sampler, request.scheduler)
+    sampler = samplers.sampler_named(request.sampler)
+    scheduler = samplers.scheduler_labelled(request.scheduler)
     steps, encoded = request.steps, None
     if request.init is not None:
         steps, encoded = _partly(steps, request.init.denoising_strength, full=request.fix_img2img_steps)
@@ -62,12 +63,11 @@ def hires_pass(request: GenerationRequest) -> PassPlan | None:
     hires = request.hires
     if hires is None:
         return None
-    sampler, scheduler = samplers.named(
-        hires.sampler or request.sampler, hires.scheduler or request.scheduler
-    )
+    sampler = samplers.sampler_named(hires.sampler or request.sampler)
+    scheduler = samplers.scheduler_labelled(hires.scheduler or request.scheduler)
     asked = hires.steps or request.steps
     steps, encoded = _partly(asked, hires.denoising_strength, full=True)
-    first = samplers.named(request.sampler, request.scheduler)[0]
+    first = samplers.sampler_named(request.sampler)
     width, height = hires.crop_to or (hires.width, hires.height)
     return PassPlan(
         hires.checkpoint or request.checkpoint, sampler, scheduler, width, height, steps, encoded,

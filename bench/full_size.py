@@ -30,7 +30,7 @@ from service.plan.measures import Measure
 from service.plan.networks.autoencoder import decode_peak, encode_peak
 from service.plan.networks.blocks import WHOLE, Slicing
 from service.plan.networks.unet import unet_peak
-from service.plan.planner import SLICE, TILES, tiled_peak
+from service.plan.stages import SLICE, TILES, tiled_peak
 from service.plan.tape import CPU
 
 SIDES: Final = (256, 512, 768, 1024)

@@ -4,20 +4,20 @@
 device, let alone touches it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import structlog
-import torch
 
 from service import allocator
 from service.core.errors import OutOfMemory
 from service.core.generation import GenerationRequest
-from service.engine import memory
+from service.engine import memory, peaks
 from service.engine.device import Device
+from service.engine.peaks import Peaks
 from service.plan import platform as platforms
 from service.plan.architecture import TEXT, Architecture, read_architecture
 from service.plan.measures import AUTO, NATURE, NONE, Measure, Measures, available, in_order, parse
@@ -50,15 +50,6 @@ _MOVING: Final = frozenset(
     {Measure.TEXT_OFFLOAD, Measure.MODEL_OFFLOAD, Measure.ATTENTION_SLICING, Measure.GUIDANCE_IN_TURNS}
 )
 """What a compiled UNet cannot take: its code is fixed, and so is where its weights are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peaks:
-    """Bytes at most for the latest request: planned, and measured; 0 where it could not be."""
-
-    planned: int = 0
-    measured: int = 0
-    stage: str = ""
 
 
 class Headroom:
@@ -102,7 +93,7 @@ class Headroom:
             self._settle_cuda()
             return
         free = memory.free_main_memory()
-        used = process_memory()
+        used = peaks.process_memory()
         if not used or free is None:
             return
         # What malloc keeps counts as used and serves the next image: it moves the limit, not the base.
@@ -110,7 +101,7 @@ class Headroom:
         base = self._platform.base
         if self._tight or self._small or not self._settled:
             allocator.give_back()
-            base = max(0, process_memory() - resident) + GROWTH
+            base = max(0, peaks.process_memory() - resident) + GROWTH
             self._settled = True
         self._platform = replace(self._platform, base=base, limit=limit, source=source)
 
@@ -270,28 +261,13 @@ class Headroom:
     @contextmanager
     def measured(self, plan: Plan) -> Iterator[None]:
         """Measure the peak of what runs meanwhile, and keep it beside the plan's."""
-        self._reset_peak()
+        peaks.reset(self._device)
         try:
             yield
         finally:
-            self.peaks = Peaks(plan.peak, self._peak(), plan.stage.name)
+            self.peaks = Peaks(plan.peak, peaks.highest(self._device, self._platform.base), plan.stage.name)
             if self.peaks.measured >= self.highest.measured:
                 self.highest = self.peaks
-
-    def _reset_peak(self) -> None:
-        if self._device.is_cuda:
-            torch.cuda.reset_peak_memory_stats(self._device.torch_device)
-            return
-        with suppress(OSError):  # not allowed everywhere
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def _peak(self) -> int:
-        if self._device.is_cuda:
-            with suppress(RuntimeError):
-                return self._platform.base + torch.cuda.max_memory_reserved(self._device.torch_device)
-            return 0
-        status = _status()
-        return max(0, status.get("VmHWM", 0) - status.get("RssFile", 0))
 
     def numbers(self) -> dict[str, int]:
         """Bytes for metrics and ``/sdapi/v1/memory``."""
@@ -316,21 +292,3 @@ def _measures(text: str, device: Device, *, compiled: bool) -> tuple[Measures, M
         return AUTO & possible, NONE
     forced = parse("" if text == "none" else text) & possible
     return forced, forced
-
-
-def process_memory() -> int:
-    """Bytes of main memory that are this process' own: pages of files can be read again and do not count."""
-    status = _status()
-    return status.get("RssAnon", 0) + status.get("RssShmem", 0)
-
-
-def _status() -> Mapping[str, int]:
-    found: dict[str, int] = {}
-    try:
-        for row in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = row.partition(":")
-            if value.endswith("kB"):
-                found[name] = int(value.split()[0]) * 1024
-    except (OSError, ValueError):
-        pass
-    return found

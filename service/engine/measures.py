@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from service.plan.measures import Measure, Measures
-from service.plan.planner import SLICE, TILES
+from service.plan.stages import OVERLAP, SLICE, TILES
 from service.settings import Settings
-
-OVERLAP: Final = 0.25
-"""Share of a VAE's tile that it has in common with its neighbour."""
 
 
 def put_on(stack: ExitStack, unet: Any, vae: Any, measures: Measures) -> None:

@@ -10,7 +10,8 @@ from service.core.cancel import CancelToken
 from service.core.errors import OutOfMemory
 from service.core.generation import GenerationRequest, GenerationResult
 from service.engine.engine import DiffusersEngine
-from service.engine.headroom import Headroom, process_memory
+from service.engine.headroom import Headroom
+from service.engine.peaks import process_memory
 from service.plan.measures import Measure
 from service.plan.platform import MIB
 from service.settings import Settings

@@ -17,7 +17,7 @@ from service.plan.measures import Measure
 from service.plan.networks.autoencoder import decode_peak
 from service.plan.networks.blocks import Slicing
 from service.plan.networks.unet import unet_peak
-from service.plan.planner import SLICE, tiled_peak
+from service.plan.stages import SLICE, tiled_peak
 from service.plan.tape import CPU
 from tests.plan.test_activations import thin
 

@@ -5,7 +5,8 @@ that no request ever uses: peft and scipy's statistics, every other architecture
 tensors, torch's compiler. Each cold start would pay for it. So while the two libraries are imported
 
 * optional packages look as if they were not installed (both libraries work without them),
-* the packages that only collect architectures are empty shells in which the wanted submodules are found,
+* the packages that only collect architectures are empty shells in which the wanted submodules are found, and
+  transformers lists two families of its models, not hundreds,
 * ``torch._dynamo`` is a stand-in whose decorators hand back what they decorate, remembering it for
   :func:`prepare_compilation`,
 * transformers sees a torch without ``torch.distributed``.
@@ -21,7 +22,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -37,6 +40,9 @@ _HIDDEN: Final = frozenset({"accelerate", "peft", "scipy"})
 _SHELLS: Final = (
     "diffusers.models.autoencoders", "diffusers.models.transformers", "diffusers.models.unets", "transformers.models",
 )  # fmt: skip
+_NAMED: Final = ("auto", "clip")
+"""Families of transformers' models whose classes are asked for by ``from transformers import …`` meanwhile."""
+
 _COMPILER: Final = "torch._dynamo"
 
 whole_because: str | None = None
@@ -98,13 +104,32 @@ def _trimmed() -> Iterator[None]:
         stack.enter_context(_replaced(importlib.metadata, "packages_distributions", dict))
         if _COMPILER not in sys.modules:
             stack.enter_context(_compiler_stand_in())
-        import transformers.utils.import_utils
-
-        for module in (transformers.utils, transformers.utils.import_utils):
+        with _shell("transformers") as shell:
+            shell.__dict__["__version__"] = importlib.metadata.version("transformers")
+            utils = importlib.import_module("transformers.utils")
+            finder = importlib.import_module("transformers.utils.import_utils")
+        # It reads the source of every model that there is for a list of what each offers.
+        list_models = finder.define_import_structure
+        structure = partial(_structure_of_needed, list_models)
+        stack.enter_context(_replaced(finder, "define_import_structure", structure))
+        # With the short list in it, it is not what others expect: who imports it next gets it whole.
+        stack.callback(sys.modules.pop, "transformers", None)
+        for module in (utils, finder):
             stack.enter_context(_replaced(module, "is_torch_distributed_available", _no))
         for name in _SHELLS:
             stack.enter_context(_shell(name))
         yield
+
+
+def _structure_of_needed(list_models: Callable[..., Any], folder: Path, prefix: str | None = None) -> Any:
+    """transformers' list of its models, of those alone that the two libraries name while they are imported."""
+    if prefix != "models":  # one family's own
+        return list_models(folder, prefix=prefix)
+    found: dict[Any, dict[str, Any]] = {frozenset(): {}}
+    for name in _NAMED:
+        for needs, modules in list_models(folder / name, prefix=f"{prefix}.{name}").items():
+            found.setdefault(needs, {}).update(modules)
+    return found
 
 
 def _no() -> bool:
@@ -122,7 +147,7 @@ def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _shell(name: str) -> Iterator[None]:
+def _shell(name: str) -> Iterator[ModuleType]:
     """A package of that name in which submodules are found, but whose own code has not run."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
@@ -132,7 +157,7 @@ def _shell(name: str) -> Iterator[None]:
     shell.__spec__ = spec
     sys.modules[name] = shell
     try:
-        yield
+        yield shell
     finally:
         if sys.modules.get(name) is shell:
             del sys.modules[name]

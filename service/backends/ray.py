@@ -131,7 +131,7 @@ class RayBackend(RemoteBackend):
         self._asking = asyncio.get_running_loop().create_task(self._ask())
 
     async def _ask(self) -> None:
-        while NAME not in self._catalogues:
+        while not self._offers.heard_of(NAME):
             try:
                 for told in await self._handle.broadcast("describe").results_async():
                     self.know(NAME, unpack(told, Catalogue))

@@ -7,7 +7,7 @@ Seeds are fixed before a job leaves, so one whose pod died is sent again and mak
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,9 +18,10 @@ import numpy as np
 import structlog
 from PIL import Image
 
+from service.backends.offers import Offers
 from service.backends.upstream import News, Passing, Unreachable, UnusableUpstream, Upstream
-from service.catalogue.catalogue import Catalogue, find_checkpoint
-from service.core.errors import BadRequest, Cancelled, QueueFull, UnknownName, UpstreamError
+from service.catalogue.catalogue import Catalogue
+from service.core.errors import Cancelled, QueueFull, UpstreamError
 from service.core.events import Queued
 from service.core.generation import GenerationRequest, GenerationResult
 from service.core.jobs import (
@@ -30,13 +31,10 @@ from service.core.jobs import (
     Refresh,
     Series,
     Unload,
-    Upscale,
     Upscaled,
-    requests_of,
     with_requests,
 )
 from service.core.lifecycle import Lifecycle, Probe
-from service.core.records import CheckpointInfo
 from service.core.tasks import Task
 from service.core.turns import Turns
 from service.metrics import Metrics
@@ -83,12 +81,10 @@ class RemoteBackend:
         self._seconds = seconds
         self._tries = tries
         self._largest = largest_event
-        self._tell_catalogue = on_catalogue
         self._read_catalogue = read_catalogue
         self._upstreams: dict[str, Upstream] = {}
         self._turns: dict[str, Turns] = {}
-        self._catalogues: dict[str, Catalogue] = {}
-        self._own: Catalogue | None = None
+        self._offers = Offers(upstreams, on_catalogue)
         self._memory: dict[str, int] = {}
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
@@ -108,14 +104,14 @@ class RemoteBackend:
         )
         for name, url in self._addresses.items():
             self._upstreams[name] = Upstream(
-                name, url, client, largest_event=self._largest, on_catalogue=self._learn
+                name, url, client, largest_event=self._largest, on_catalogue=self._offers.learn
             )
             turns = self._turns[name] = Turns(self._concurrency, self._queue_size, self._changed, name)
             self._metrics.upstream_oldest.labels(name).set_function(partial(getattr, turns, "oldest"))
             for cause in _CAUSES:
                 self._metrics.upstream_retries.labels(name, cause)
         self._changed()
-        self._own = self._read_catalogue()
+        self._offers.mount(self._read_catalogue())
         self._lifecycle.loading("Starting.")
         self._lifecycle.ready()
 
@@ -129,22 +125,12 @@ class RemoteBackend:
 
     def know(self, name: str, catalogue: Catalogue) -> None:
         """What was known of an upstream before this process began."""
-        self._catalogues.setdefault(name, catalogue)
-
-    def _learn(self, upstream: Upstream, catalogue: Catalogue) -> None:
-        self._catalogues[upstream.name] = catalogue
-        self._tell_catalogue(upstream.name, catalogue)
+        self._offers.know(name, catalogue)
 
     @property
     def catalogue(self) -> Catalogue:
         """Of all upstreams together: from the models folder here, or from what they last told."""
-        if self._own is not None:
-            # Their titles have the hashes, which a front does not compute.
-            told = {info.name: info for one in self._catalogues.values() for info in one.checkpoints}
-            checkpoints = tuple(told.get(info.name, info) for info in self._own.checkpoints)
-            return replace(self._own, checkpoints=checkpoints)
-        known = [self._catalogues.get(name) or _unknown(name) for name in self._upstreams]
-        return known[0] if len(known) == 1 else _joined(known)
+        return self._offers.catalogue
 
     def memory(self) -> dict[str, int]:
         """Of the device that answered last."""
@@ -185,13 +171,13 @@ class RemoteBackend:
             case LoadCheckpoint():
                 return cast(R, self.catalogue.find(job.name))
             case Refresh():
-                self._own = await asyncio.to_thread(self._read_catalogue)
+                self._offers.mount(await asyncio.to_thread(self._read_catalogue))
                 for upstream in self._upstreams.values():
                     upstream.refresh_due = True
                 return cast(R, None)
             case Unload():
                 return cast(R, None)
-        name = self._choose(job)
+        name = self._offers.choose(job)
         turn = self._turns[name].enter(task.client, task.token, lambda place: task.publish(Queued(place)))
         async with turn:
             task.timings.add("queue", time.monotonic() - task.arrived)
@@ -249,33 +235,6 @@ class RemoteBackend:
             return tuple(_with_pictures(made, _sent(job, index)) for index, made in enumerate(result))
         return result
 
-    def _choose(self, job: Job[Any]) -> str:
-        """The upstream that has all that ``job`` names. Raises :class:`BadRequest` that says who has what."""
-        names = list(self._upstreams)
-        if isinstance(job, Upscale):
-            able = [name for name in names if self._has_upscaler(name, job.upscaler)]
-            return (able or names)[0]
-        wanted = _wanted(job)
-        if not wanted or len(names) == 1:
-            return names[0]
-        silent = [name for name in names if name not in self._catalogues]
-        for name, known in self._catalogues.items():
-            if all(has(known.checkpoints, title) for title in wanted):
-                return name
-        if silent and self._own is None:
-            return next((name for name in silent if name in wanted), silent[0])
-        offers = "; ".join(
-            f"{name} has {', '.join(info.title for info in known.checkpoints)}"
-            for name, known in self._catalogues.items()
-        )
-        raise BadRequest(
-            f"No upstream has all of {', '.join(wanted)}: {offers or 'none has told what it has'}."
-        )
-
-    def _has_upscaler(self, name: str, upscaler: str) -> bool:
-        known = self._catalogues.get(name)
-        return known is not None and any(one.name == upscaler for one in known.upscalers)
-
     async def wait_idle(self) -> None:
         """Return when nothing is at an upstream and nothing waits."""
         for turns in self._turns.values():
@@ -287,27 +246,6 @@ class RemoteBackend:
             await self._client.aclose()
 
 
-def _wanted(job: Job[Any]) -> list[str]:
-    """The checkpoints that ``job`` names."""
-    return sorted(
-        {
-            name
-            for one in requests_of(job)
-            for name in (one.checkpoint, one.refiner_checkpoint, one.hires.checkpoint if one.hires else None)
-            if name
-        }
-    )
-
-
-def has(infos: Sequence[CheckpointInfo], name: str) -> bool:
-    """Whether one of ``infos`` goes by ``name``."""
-    try:
-        find_checkpoint(infos, name)
-    except UnknownName:
-        return False
-    return True
-
-
 def _addressed(job: Job[Any], upstream: str) -> Job[Any]:
     """``job`` for an upstream that is called by its name in the settings: it means what it has by default."""
 
@@ -315,32 +253,6 @@ def _addressed(job: Job[Any], upstream: str) -> Job[Any]:
         return replace(request, checkpoint=None) if request.checkpoint == upstream else request
 
     return with_requests(job, own)
-
-
-def _unknown(name: str) -> Catalogue:
-    """What is said of an upstream that was never heard of: its name in the settings."""
-    return Catalogue((CheckpointInfo(name, name, name),), complete=False)
-
-
-def _joined(catalogues: Sequence[Catalogue]) -> Catalogue:
-    """Everything, in order; what two have by the same name is the first one's."""
-
-    def once(field: str, key: str) -> tuple[Any, ...]:
-        found: dict[str, Any] = {}
-        for one in catalogues:
-            for item in getattr(one, field):
-                found.setdefault(getattr(item, key), item)
-        return tuple(found.values())
-
-    return Catalogue(
-        once("checkpoints", "title"),
-        once("vaes", "name"),
-        once("loras", "name"),
-        once("embeddings", "name"),
-        once("upscalers", "name"),
-        catalogues[0].device,
-        complete=all(one.complete for one in catalogues),
-    )
 
 
 def _sent(job: Generate | Series, index: int) -> GenerationRequest | None:

@@ -81,7 +81,7 @@ class Upstream:
         client: httpx.AsyncClient,
         *,
         largest_event: int,
-        on_catalogue: Callable[["Upstream", Catalogue], None],
+        on_catalogue: Callable[[str, Catalogue], None],
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
@@ -167,7 +167,7 @@ class Upstream:
                 news.address, news.control = told.control, Control(told.token, "")
                 if told.catalogue is not None:
                     self.digest = told.digest
-                    self._on_catalogue(self, told.catalogue)
+                    self._on_catalogue(self.name, told.catalogue)
                 task.publish(Started())
             case "progress":
                 task.publish(_read(told.progress, Progress))

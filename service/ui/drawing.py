@@ -11,36 +11,15 @@ import gradio as gr
 
 from service.ui import controls as control
 from service.ui import fragments
+from service.ui.boxes import QUIET, Find, Result, carrier, picture_box, result_boxes, run_buttons
 from service.ui.client import Drawing, Drawn, Kind, Problem, Waiting
 from service.ui.controls import Controls
 from service.ui.texts import Texts, names
 from service.ui.visitors import Picture, Run, Visitor
 from service.ui.words import words
 
-Find = Callable[[gr.Request], Visitor]
-"""Who asks."""
-
-QUIET: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
-"""Gradio's own progress and API are not shown: the page has its own, and the service has one for programs."""
-
 _PACE: Final = 0.2
 """Seconds between two looks at a picture that is being drawn."""
-
-
-@dataclass(slots=True)
-class Result:
-    """Where a tab shows what it makes."""
-
-    live: Any
-    gallery: Any
-    start: Any
-    interrupt: Any
-    skip: Any
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What a run changes."""
-        return [self.live, self.gallery, self.interrupt, self.skip]
 
 
 @dataclass(slots=True)
@@ -62,11 +41,11 @@ def txt2img(t: Texts) -> Panel:
     with gr.Row(elem_classes="sd-grid"):
         with gr.Column(elem_classes="sd-prompts"):
             controls = control.prompts(t, "txt2img")
-            buttons = _buttons(t, "txt2img")
+            buttons = run_buttons(t, "txt2img")
         with gr.Column(elem_classes="sd-settings"):
             control.settings(t, controls, drawn_from=False)
             control.hires(t, controls)
-        panel = Panel("txt2img", "txt2img", controls, _result(t, "txt2img", buttons))
+        panel = Panel("txt2img", "txt2img", controls, result_boxes(t, "txt2img", buttons))
     _pasting(panel)
     return panel
 
@@ -76,12 +55,12 @@ def img2img(t: Texts) -> Panel:
     with gr.Row(elem_classes="sd-grid"):
         with gr.Column(elem_classes="sd-prompts"):
             controls = control.prompts(t, "img2img")
-            buttons = _buttons(t, "img2img")
+            buttons = run_buttons(t, "img2img")
             picture_box("img2img")
         with gr.Column(elem_classes="sd-settings"):
             control.from_picture(t, controls)
             control.settings(t, controls, drawn_from=True)
-        panel = Panel("img2img", "img2img", controls, _result(t, "img2img", buttons), [_carrier()])
+        panel = Panel("img2img", "img2img", controls, result_boxes(t, "img2img", buttons), [carrier()])
     _pasting(panel)
     return panel
 
@@ -91,14 +70,14 @@ def inpaint(t: Texts) -> Panel:
     with gr.Row(elem_classes="sd-grid"):
         with gr.Column(elem_classes="sd-prompts"):
             controls = control.prompts(t, "inpaint")
-            buttons = _buttons(t, "inpaint")
+            buttons = run_buttons(t, "inpaint")
             picture_box("inpaint", mask=True)
         with gr.Column(elem_classes="sd-settings"):
             control.masked(t, controls)
             control.from_picture(t, controls)
             control.settings(t, controls, drawn_from=True)
         panel = Panel(
-            "inpaint", "img2img", controls, _result(t, "inpaint", buttons), [_carrier(), _carrier()]
+            "inpaint", "img2img", controls, result_boxes(t, "inpaint", buttons), [carrier(), carrier()]
         )
     _pasting(panel)
     return panel
@@ -110,7 +89,7 @@ def extras(t: Texts) -> Panel:
     with gr.Row(elem_classes="sd-grid"):
         with gr.Column(elem_classes="sd-prompts"):
             picture_box("extras")
-            buttons = _buttons(t, "extras", skip=False)
+            buttons = run_buttons(t, "extras", skip=False)
         with gr.Column(elem_classes="sd-settings"):
             controls.fields["upscaler_1"] = t(
                 names,
@@ -129,65 +108,7 @@ def extras(t: Texts) -> Panel:
                 controls.fields["extras_upscaler_2_visibility"] = t(
                     gr.Slider, 0, 1, 0, t="visibility", step=0.05
                 )
-        return Panel("extras", "extras", controls, _result(t, "extras", buttons), [_carrier()])
-
-
-def _buttons(t: Texts, tab: str, *, skip: bool = True) -> tuple[Any, Any, Any]:
-    with gr.Row(elem_classes="sd-tight sd-go"):
-        start = t(
-            gr.Button,
-            t="enlarge" if tab == "extras" else "generate",
-            variant="primary",
-            elem_id=f"{tab}-generate",
-            min_width=150,
-            scale=3,
-        )
-        interrupt = t(
-            gr.Button,
-            t="interrupt",
-            variant="stop",
-            interactive=False,
-            elem_id=f"{tab}-interrupt",
-            min_width=90,
-            scale=1,
-        )
-        skipping = t(
-            gr.Button,
-            t="skip",
-            interactive=False,
-            elem_id=f"{tab}-skip",
-            min_width=80,
-            scale=1,
-            visible=skip,
-        )
-    return start, interrupt, skipping
-
-
-def _result(t: Texts, tab: str, buttons: tuple[Any, Any, Any]) -> Result:
-    say = words("en")
-    with gr.Column(elem_classes="sd-result"):
-        live = html_box(fragments.idle(say), f"{tab}-live")
-        gallery = html_box(fragments.gallery([], say), f"{tab}-gallery")
-    return Result(live, gallery, *buttons)
-
-
-def html_box(content: str, elem_id: str, js: str | None = None) -> Any:
-    """A place for HTML of our own, without Gradio's typography."""
-    return gr.HTML(content, elem_id=elem_id, js_on_load=js, apply_default_css=False, elem_classes="sd-html")
-
-
-def picture_box(tab: str, *, mask: bool = False) -> Any:
-    """Where a picture is dropped, pasted or chosen, and a mask is drawn on it; page.js fills it with life."""
-    flag = "true" if mask else "false"
-    return html_box(
-        f'<div class="sd-picture" data-picture="{tab}" data-mask="{flag}"></div>',
-        f"{tab}-picture",
-        "window.sd.picture(element)",
-    )
-
-
-def _carrier() -> Any:
-    return gr.Textbox(visible=False)
+        return Panel("extras", "extras", controls, result_boxes(t, "extras", buttons), [carrier()])
 
 
 def _pasting(panel: Panel) -> None:

@@ -5,9 +5,11 @@ from typing import Any, Final
 import gradio as gr
 
 from service.ui import drawing, fleet, fragments
+from service.ui.boxes import QUIET, html_box, picture_box
 from service.ui.client import Problem
 from service.ui.controls import pasted
-from service.ui.drawing import QUIET, Panel, html_box, picture_box
+from service.ui.drawing import Panel
+from service.ui.models import Models
 from service.ui.texts import Texts, names
 from service.ui.theme import theme
 from service.ui.visitors import Visitor, Visitors
@@ -53,8 +55,8 @@ class Page:
                         panels.append(getattr(drawing, name)(t))
                 with t(gr.Tab, t="tab.pnginfo", id="pnginfo", elem_id="tab-pnginfo"):
                     self._png_info(panels)
-                with t(gr.Tab, t="tab.models", id="models", elem_id="tab-models") as models:
-                    self._models(models)
+                with t(gr.Tab, t="tab.models", id="models", elem_id="tab-models") as tab:
+                    models = Models(t, self.find, tab, self.checkpoint)
                 with t(gr.Tab, t="tab.history", id="history", elem_id="tab-history") as history:
                     self.history = html_box(fragments.gallery([], say), "history-gallery")
                     history.select(self._show_history, None, self.history, concurrency_limit=None, **QUIET)
@@ -62,7 +64,7 @@ class Page:
                     self._fleet(tabs)
             for panel in panels:
                 drawing.wire(panel, self.find)
-            self._lists(blocks, panels)
+            self._lists(blocks, panels, models)
             self._language(blocks, panels)
             blocks.unload(self._leave)
         blocks.queue(default_concurrency_limit=None)
@@ -124,153 +126,17 @@ class Page:
         )
         return said["info"], table if items else ""
 
-    # --- models ----------------------------------------------------------------------------------
-
-    def _models(self, tab: Any) -> None:
-        t = self.t
-        with gr.Row(elem_classes="sd-tight sd-end"):
-            self.pick = t(
-                names,
-                t="models.pick",
-                choices=[],
-                elem_id="models-pick",
-                scale=3,
-                min_width=220,
-            )
-            switch = t(
-                gr.Button, t="models.switch", variant="primary", elem_id="models-switch", min_width=120
-            )
-            refresh = t(gr.Button, t="models.refresh", elem_id="models-refresh", min_width=120)
-        with gr.Row(elem_classes="sd-tight"):
-            self.vae = t(names, t="models.vae", choices=["Automatic"], value="Automatic", min_width=160)
-            self.clip_skip = t(gr.Slider, 1, 12, 1, t="models.clip_skip", step=1, min_width=180)
-            self.format = t(
-                gr.Dropdown, t="models.format", choices=["png", "jpg", "webp"], value="png", min_width=120
-            )
-        self.told = html_box("", "models-told")
-        self.tables = html_box("", "models-tables")
-        tab.select(self._show_models, None, self.tables, concurrency_limit=None, **QUIET)
-        switch.click(
-            self._switch,
-            self.pick,
-            [self.told, self.checkpoint, self.tables],
-            concurrency_limit=None,
-            trigger_mode="once",
-            **QUIET,
-        )
-        self.checkpoint.input(self._choose, self.checkpoint, self.pick, concurrency_limit=None, **QUIET)
-        for component, option in (
-            (self.vae, "sd_vae"),
-            (self.clip_skip, "CLIP_stop_at_last_layers"),
-            (self.format, "samples_format"),
-        ):
-            component.change(self._option(option), component, None, concurrency_limit=None, **QUIET)
-        self.refresh = refresh
-
-    def _option(self, name: str) -> Any:
-        def choose(request: gr.Request, value: Any) -> None:
-            visitor = self.find(request)
-            # What is nobody's names is left to the service.
-            if value in (None, "", "Automatic") or (name == "CLIP_stop_at_last_layers" and value == 1):
-                visitor.options.pop(name, None)
-            else:
-                visitor.options[name] = value
-
-        return choose
-
-    def _choose(self, request: gr.Request, title: str | None) -> Any:
-        """The checkpoint of the next picture; it is loaded when that picture is made."""
-        if title:
-            self.find(request).options["sd_model_checkpoint"] = title
-        return title
-
-    async def _switch(self, request: gr.Request, title: str | None) -> Any:
-        """Choose and load now. For this visitor alone."""
-        visitor = self.find(request)
-        say = words(visitor.language)
-        if not title:
-            yield gr.skip(), gr.skip(), gr.skip()
-            return
-        yield (
-            f'<p class="sd-empty" role="status">{fragments.safe(say("models.loading"))}</p>',
-            gr.skip(),
-            gr.skip(),
-        )
-        try:
-            await visitor.api.set_options({"sd_model_checkpoint": title})
-        except Problem as problem:
-            visitor.remember(problem)
-            yield fragments.problem(problem, say), gr.skip(), gr.skip()
-            return
-        visitor.options["sd_model_checkpoint"] = title
-        told = f'<p class="sd-empty" role="status">{fragments.safe(say("models.loaded", model=title))}</p>'
-        yield told, title, await self._show_models(request)
-
-    async def _show_models(self, request: gr.Request) -> str:
-        visitor = self.find(request)
-        say = words(visitor.language)
-        try:
-            got = {
-                name: await visitor.api.get(f"/sdapi/v1/{name}")
-                for name in ("sd-models", "sd-vae", "loras", "embeddings", "upscalers", "options")
-            }
-        except Problem as problem:
-            return fragments.problem(problem, say)
-        current = visitor.options.get("sd_model_checkpoint") or got["options"]["sd_model_checkpoint"]
-        titles = [one["title"] for one in got["sd-models"]]
-        none = say("models.none")
-        return (
-            fragments.table(
-                say("models.checkpoints"),
-                (say("models.name"), say("models.hash"), say("models.use")),
-                (
-                    (
-                        one["title"],
-                        one["hash"] or "",
-                        say("models.current") if one["title"] == current else "",
-                    )
-                    for one in got["sd-models"]
-                ),
-                none,
-                titles.index(current) if current in titles else None,
-            )
-            + fragments.table(
-                say("models.loras"),
-                (say("models.name"), say("models.alias")),
-                ((one["name"], one["alias"]) for one in got["loras"]),
-                none,
-            )
-            + fragments.table(
-                say("models.embeddings"),
-                (say("models.name"), say("models.vectors")),
-                ((name, one["vectors"]) for name, one in got["embeddings"]["loaded"].items()),
-                none,
-            )
-            + fragments.table(
-                say("models.vaes"),
-                (say("models.name"),),
-                ((one["model_name"],) for one in got["sd-vae"]),
-                none,
-            )
-            + fragments.table(
-                say("models.upscalers"),
-                (say("models.name"), say("models.scale")),
-                ((one["name"], f"{one['scale']:g}" if one["scale"] else "") for one in got["upscalers"]),
-                none,
-            )
-        )
-
     # --- what there is to choose from ------------------------------------------------------------
 
-    def _lists(self, blocks: gr.Blocks, panels: list[Panel]) -> None:
+    def _lists(self, blocks: gr.Blocks, panels: list[Panel], models: Models) -> None:
         """Fill the dropdowns when the page opens, when the service comes back, and when somebody asks."""
         again = gr.Button(visible="hidden", elem_id="sd-lists")
         by_name = {panel.tab: panel.controls for panel in panels}
         drawn = [by_name[name] for name in ("txt2img", "img2img", "inpaint")]
         outputs = [
             self.checkpoint,
-            self.pick,
-            self.vae,
+            models.pick,
+            models.vae,
             *(controls.lora for controls in drawn),
             *(controls.fields["styles"] for controls in drawn),
             by_name["txt2img"].fields["hr_upscaler"],
@@ -282,7 +148,7 @@ class Page:
             visitor = self.find(request)
             api = visitor.api
             try:
-                models = await api.get("/sdapi/v1/sd-models")
+                checkpoints = await api.get("/sdapi/v1/sd-models")
                 current = (await api.get("/sdapi/v1/options"))["sd_model_checkpoint"]
                 vaes = await api.get("/sdapi/v1/sd-vae")
                 loras = await api.get("/sdapi/v1/loras")
@@ -291,7 +157,7 @@ class Page:
                 modes = [one["name"] for one in await api.get("/sdapi/v1/latent-upscale-modes")]
             except Problem:
                 return [gr.skip()] * len(outputs)
-            titles = [one["title"] for one in models]
+            titles = [one["title"] for one in checkpoints]
             chosen = visitor.options.get("sd_model_checkpoint", current)
             networks = [(one["alias"] or one["name"], one["name"]) for one in loras]
             return [
@@ -305,20 +171,11 @@ class Page:
                 gr.update(choices=upscalers),
             ]
 
-        async def refresh(request: gr.Request) -> str:
-            visitor = self.find(request)
-            try:
-                await visitor.api.post("/sdapi/v1/refresh-checkpoints", {}, 120.0)
-            except Problem as problem:
-                visitor.remember(problem)
-                return fragments.problem(problem, words(visitor.language))
-            return ""
-
         blocks.load(fill, None, outputs, concurrency_limit=None, **QUIET)
         again.click(fill, None, outputs, concurrency_limit=None, **QUIET)
-        self.refresh.click(refresh, None, self.told, concurrency_limit=None, **QUIET).then(
+        models.refresh.click(models.look_again, None, models.told, concurrency_limit=None, **QUIET).then(
             fill, None, outputs, concurrency_limit=None, **QUIET
-        ).then(self._show_models, None, self.tables, concurrency_limit=None, **QUIET)
+        ).then(models.show, None, models.tables, concurrency_limit=None, **QUIET)
 
     # --- language --------------------------------------------------------------------------------
 

@@ -48,8 +48,10 @@ def serve(
     settings = _settings(host=host, port=port, model=model)
     if settings.upstream:
         _fail("SD_UPSTREAM is set, which is for a front: run `python -m service front`, or unset it.")
+    from service import allocator
     from service.catalogue.page_cache import advise
 
+    allocator.one_heap()  # before there is a second thread
     # The disk has nothing else to do while Python imports for seconds.
     advise(Path(settings.model).expanduser())
     _serve(settings)

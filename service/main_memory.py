@@ -1,7 +1,6 @@
 """Main memory of this process: what it uses, what it may, and what of that is for requests."""
 
 import contextlib
-import ctypes
 import os
 import resource
 import sys
@@ -52,14 +51,6 @@ def resident() -> int:
     except OSError:  # not Linux: the most it ever was, which macOS counts in bytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-def trim() -> None:
-    """Give memory that was freed back to the system. glibc keeps it otherwise, and the container's limit counts it."""
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # another C library: it keeps less, or has no such call
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def for_requests(may: int, used: int) -> int:

@@ -14,7 +14,7 @@ import structlog
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import main_memory
+from service import allocator
 from service.api import scope as scopes
 from service.api.lanes import while_wanted
 from service.api.problems import response_to
@@ -113,7 +113,7 @@ class Admission:
             client.close()
             task.claim.close()
             if task.claim.peak > _WORTH_TRIMMING:
-                context.lanes.later(main_memory.trim)
+                context.lanes.later(allocator.give_back)
             if task.failure is None and not client.delivered(scope):
                 task.failure = (
                     task.token.error() if task.token.cancelled else Cancelled("The client went away.")

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from service import allocator
 from service.backends.engine import Engine
 from service.backends.perform import check, perform
 from service.catalogue.catalogue import Catalogue
@@ -38,6 +39,9 @@ class Idle:
 
 
 NEVER: Final = Idle()
+
+PAUSE: Final = 60.0
+"""Seconds without work after which main memory that was kept for the next picture goes back to the system."""
 
 _WHERE: Final = {"memory": "in main memory", "disk": "on the disk"}
 
@@ -94,11 +98,16 @@ class LocalBackend:
     # --- idle ----------------------------------------------------------------------------------------
 
     def _rest(self) -> None:
-        """Nothing is to be done: let the weights leave after a while."""
+        """Nothing is to be done: let freed memory and then the weights leave after a while."""
         loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(PAUSE, self._give_back))
         for seconds, work in ((self._idle.sleep, _sleep), (self._idle.unload, _unload)):
             if seconds:
                 self._timers.append(loop.call_later(seconds, self._leave, work))
+
+    def _give_back(self) -> None:
+        if not self.running:
+            asyncio.get_running_loop().run_in_executor(self._worker, allocator.give_back)
 
     def _leave(self, work: Callable[[Engine], str]) -> None:
         if self._engine is not None and not self.running:

@@ -1,5 +1,6 @@
 """Where torch lives. Whoever imports anything from here passes by this file before torch is imported."""
 
-from service import threads
+from service import allocator, threads
 
 threads.prepare()
+allocator.one_heap()

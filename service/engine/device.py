@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from service import main_memory
+from service import allocator
 from service.core.errors import DeviceLost, ModelLoadError, OutOfMemory, ServiceError
 from service.plan.measures import Measure, Measures
 from service.plan.platform import CUDA_CONTEXT, slice_of
@@ -81,7 +81,7 @@ class Device:
         if self.is_cuda:
             torch.cuda.empty_cache()
         else:
-            main_memory.trim()
+            allocator.give_back()
 
 
 MAIN_MEMORY: Final = Device(torch.device("cpu"), torch.float32, 0)

@@ -116,6 +116,7 @@ class Headroom:
         if self._small:
             allocator.tighten()
         else:
+            allocator.keep()
             self._platform = replace(self._platform, fragmentation=GAPS)
 
     @contextmanager
@@ -139,7 +140,7 @@ class Headroom:
             self.settle(resident())
             if self._tight and not self._small:
                 self._tight = False
-                allocator.loosen()
+                allocator.keep()
 
     def _settle_cuda(self) -> None:
         # Where others share the card without walls, what the driver calls used is not ours alone.

@@ -20,7 +20,7 @@ class Kernels:
 
     ``round_to``: each tensor takes a multiple of so many bytes. ``norm_is_contiguous``: group norm makes contiguous
     tensors, and a copy of an input that is channels-last (CUDA). ``workspace`` × (input + output), ``workspace_limit``
-    at most, is what a convolution takes beside them.
+    at most, is what a convolution takes beside them; ``reorders`` the weights once more, in an order of its own (CPU).
     """
 
     channels_last: bool = True
@@ -28,10 +28,11 @@ class Kernels:
     norm_is_contiguous: bool = False
     workspace: float = 0.0
     workspace_limit: int = 0
+    reorders: bool = False
 
 
-CPU = Kernels()
-"""What PyTorch's own allocator counts on a CPU: oneDNN's scratch memory is its own affair."""
+CPU = Kernels(reorders=True)
+"""What PyTorch's own allocator counts on a CPU: oneDNN's other scratch memory is its own affair."""
 
 CUDA = Kernels(round_to=512, norm_is_contiguous=True, workspace=0.5, workspace_limit=256 * 1024**2)
 
@@ -92,13 +93,15 @@ class Tape:
         """An elementwise operation: another tensor of the same shape and layout."""
         return self.new(x.channels, x.cells, itemsize=itemsize or x.itemsize, channels_last=x.channels_last)
 
-    def convolution(self, x: Tensor, channels: int, cells: int) -> Tensor:
-        """A convolution; an input of the other layout is copied first."""
+    def convolution(self, x: Tensor, channels: int, cells: int, *, kernel: int = 3) -> Tensor:
+        """A convolution with a kernel of ``kernel`` × ``kernel``; an input of the other layout is copied first."""
         kernels = self.kernels
         copied = x.size if kernels.channels_last and not x.channels_last else 0
+        beside = x.channels * channels * kernel**2 * self.itemsize if kernels.reorders else 0
         with self.lent(copied):
             made = self.new(channels, cells)
-            with self.lent(min(int(kernels.workspace * (x.size + made.size)), kernels.workspace_limit)):
+            beside += min(int(kernels.workspace * (x.size + made.size)), kernels.workspace_limit)
+            with self.lent(beside):
                 return made
 
     def group_norm(self, x: Tensor) -> Tensor:

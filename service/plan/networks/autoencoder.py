@@ -57,7 +57,7 @@ def _kl_decoder(tape: Tape, config: Mapping[str, Any], height: int, width: int) 
     cells = _cells(config, height, width)
     latent = tape.new(int(config["latent_channels"]), cells[0], channels_last=False)
     if config.get("use_post_quant_conv", True):
-        tape.convolution(latent, latent.channels, cells[0])
+        tape.convolution(latent, latent.channels, cells[0], kernel=1)
     sample = _kl_middle(tape, tape.convolution(latent, channels[0], cells[0]))
     for level, width_ in enumerate(channels):
         # The decoder's own name keeps the block's input alive.

@@ -34,7 +34,7 @@ def resnet(tape: Tape, x: Tensor, channels: int, *, time: str = "none") -> Tenso
         h = shifted
     h = tape.then(h, tape.like(h))
     h = tape.then(h, tape.convolution(h, channels, x.cells))
-    shortcut = tape.convolution(x, channels, x.cells) if x.channels != channels else None
+    shortcut = tape.convolution(x, channels, x.cells, kernel=1) if x.channels != channels else None
     first = shortcut or x
     total = tape.like(first)
     out = tape.like(total)
@@ -120,7 +120,7 @@ def transformer(
     channels, cells = x.channels, x.cells
     h = tape.group_norm(x)
     if not linear:
-        h = tape.then(h, tape.convolution(h, channels, cells))
+        h = tape.then(h, tape.convolution(h, channels, cells, kernel=1))
     if not h.channels_last:  # tokens are a view of a channels-last image, else a copy
         h = tape.then(h, tape.new(channels, cells, channels_last=True))
     if linear:
@@ -131,7 +131,7 @@ def transformer(
         h = tape.then(h, tape.linear(h, channels))
     h = tape.then(h, tape.new(channels, cells, channels_last=False))
     if not linear:
-        h = tape.then(h, tape.convolution(h, channels, cells))
+        h = tape.then(h, tape.convolution(h, channels, cells, kernel=1))
     return tape.then(h, tape.like(h))
 
 

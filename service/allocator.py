@@ -27,9 +27,12 @@ _RETURNING: Final = ((_MMAP_MAX, 65_536), (_MMAP_THRESHOLD, _MIB), (_TRIM_THRESH
 _KEEPING: Final = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def one_heap() -> None:
-    """For all threads that begin from now on."""
-    _set((_ARENA_MAX, 1))
+def prepare() -> None:
+    """One heap for all threads that begin from now on, and large blocks outside of it until there is a plan.
+
+    Weights above all: freed, or moved as they are read, they would leave holes in the heap for good.
+    """
+    _set((_ARENA_MAX, 1), *_RETURNING)
 
 
 def keep() -> None:

@@ -51,7 +51,7 @@ def serve(
     from service import allocator
     from service.catalogue.page_cache import advise
 
-    allocator.one_heap()  # before there is a second thread
+    allocator.prepare()  # before there is a second thread
     # The disk has nothing else to do while Python imports for seconds.
     advise(Path(settings.model).expanduser())
     _serve(settings)

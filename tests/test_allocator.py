@@ -28,7 +28,7 @@ def work():
     allocator.give_back()
     print(cleared(), flush=True)
 
-allocator.one_heap()
+allocator.prepare()
 allocator.keep()
 thread = threading.Thread(target=work)
 thread.start()

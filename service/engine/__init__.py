@@ -3,4 +3,4 @@
 from service import allocator, threads
 
 threads.prepare()
-allocator.one_heap()
+allocator.prepare()

@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,8 @@ class DiffusersEngine:
             first = chosen
             if headroom is not None and headroom.loads_in_main_memory:
                 first = replace(chosen, torch_device=torch.device("cpu"))
-            model = load(path, info, first, self.conditioning_cache, self._ahead or read_tensors)
+            with headroom.loading() if headroom is not None else nullcontext():
+                model = load(path, info, first, self.conditioning_cache, self._ahead or read_tensors)
             attention.tune(model, chosen, self._settings)
             if headroom is not None:
                 measures.settle(model, chosen.torch_device, chosen.dtype, headroom.always, self._settings)

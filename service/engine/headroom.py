@@ -34,10 +34,7 @@ GROWTH: Final = 28 * MIB
 """What an image takes beside tensors on a CPU, whatever its size: oneDNN's kernels and scratch, threads' heaps."""
 
 KEPT: Final = 128 * MIB
-"""What malloc may keep in gaps beside what it can use again (see ``service.allocator``)."""
-
-GAPS: Final = 0.16
-"""Part of what comes and goes that may lie in gaps of malloc's heap where it has kept what was freed."""
+"""Main memory that stays free where malloc keeps what is freed (see ``service.allocator``)."""
 
 SPARE: Final = 20 * MIB
 """Main memory left for what is not the image: requests on their way in, page tables."""
@@ -106,18 +103,30 @@ class Headroom:
         self._platform = replace(self._platform, base=base, limit=limit, source=source)
 
     def is_tight(self, plan: Plan) -> bool:
-        """True if freed memory must not be kept while ``plan`` runs: on a CPU, with hardly more than it needs."""
-        needed = plan.peak + plan.activations // 2 + KEPT
+        """True if freed memory must not be kept while ``plan`` runs: on a CPU that has not twice what comes and goes.
+
+        Kept blocks are used again where they fit, and leave gaps where they do not.
+        """
+        needed = plan.peak + plan.activations + KEPT
         return not self._device.is_cuda and bool(plan.platform.limit) and needed > plan.platform.limit
 
-    def _set_allocator(self, plan: Plan) -> None:
-        """Keep what is freed, or give it back: the one is faster, the other needs no more than is used."""
-        self._small = plan.peak + max(plan.peak, GIB) > plan.platform.limit
-        if self._small:
-            allocator.tighten()
-        else:
-            allocator.keep()
-            self._platform = replace(self._platform, fragmentation=GAPS)
+    def is_crowded(self, plan: Plan) -> bool:
+        """True if there is no room for ``plan`` beside what malloc keeps, none of which may fit it."""
+        limit = plan.platform.limit
+        return not self._device.is_cuda and 0 < limit < peaks.process_memory() + plan.activations + KEPT
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Weights are read meanwhile: each large one into pages of its own, which leave no gap when it goes."""
+        if self._device.is_cuda:
+            yield
+            return
+        allocator.tighten()
+        try:
+            yield
+        finally:
+            if not (self._small or self._tight):
+                allocator.keep()
 
     @contextmanager
     def admitted(
@@ -135,6 +144,8 @@ class Headroom:
                 allocator.tighten()
                 self.settle(resident())
                 plan = self.check(request, paths, beside)
+            elif self.is_crowded(plan):
+                allocator.give_back()
             yield plan
         finally:
             self.settle(resident())
@@ -176,7 +187,7 @@ class Headroom:
             architecture, Work(width, height), self._platform, self._itemsize, self.allowed, self.forced
         )
         if not self._device.is_cuda and self._platform.limit:
-            self._set_allocator(plan)
+            self._small = plan.peak + max(plan.peak, GIB) > self._platform.limit
         self.always = (plan.measures if plan.fits else self.forced) & _at_load()
         self.plan = plan
         log.info(

@@ -8,6 +8,7 @@ to a third less time. It is one heap for all threads then: in a thread's own hea
 Near the limit of a container it is the other way round (:func:`tighten`): blocks that are kept leave gaps, up to a
 hundred MiB that nobody uses, beside what a picture takes. Each block of 1 MiB and more goes back at once; blocks of
 4 MiB and more are not enough, for a heap that has served hundreds of sizes then holds 50 MiB more than is planned.
+The gaps of a heap that was kept are closed then: malloc would fill them first, half a picture's memory in pieces.
 
 An operator's own choice (``MALLOC_ARENA_MAX`` and its like, ``GLIBC_TUNABLES``) stays as it is.
 (https://man7.org/linux/man-pages/man3/mallopt.3.html)
@@ -22,6 +23,9 @@ _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
 _ARENA_MAX: Final = -8
 _MIB: Final = 1024 * 1024
+
+_IS_MAPPED: Final = 2
+"""In the word before a block, which holds its size: it was mapped, and is no part of the heap."""
 
 _RETURNING: Final = ((_MMAP_MAX, 65_536), (_MMAP_THRESHOLD, _MIB), (_TRIM_THRESHOLD, 16 * _MIB))
 _KEEPING: Final = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
@@ -38,12 +42,16 @@ def prepare() -> None:
 def keep() -> None:
     """From now on keep what is freed, for whoever asks next; :func:`give_back` returns it."""
     _set(*_KEEPING)
+    libc = _glibc()
+    while _closed:
+        libc.free(_closed.pop())
 
 
 def tighten() -> None:
     """From now on give large blocks back at once: what is resident is what is used."""
     _set(*_RETURNING)
     give_back()
+    _close_gaps()
 
 
 def give_back() -> None:
@@ -52,9 +60,34 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
+_closed: list[int] = []
+"""Addresses of blocks that nobody writes to: gaps of the heap, whose pages are the system's."""
+
+
+def _close_gaps() -> None:
+    """Take every gap of 1 MiB and more, so that large blocks are mapped, and go when they are freed."""
+    libc = _glibc()
+    if libc is None or _is_chosen():
+        return
+    size = 1024 * _MIB
+    while size >= _MIB:
+        block = libc.malloc(size)  # where no gap is so large, it is mapped
+        if (
+            block
+            and not ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value & _IS_MAPPED
+        ):
+            _closed.append(block)
+            continue
+        libc.free(block)
+        size //= 2
+
+
+def _is_chosen() -> bool:
+    return any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+
+
 def _set(*options: tuple[int, int]) -> None:
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if (libc := _glibc()) is not None and not chosen:
+    if (libc := _glibc()) is not None and not _is_chosen():
         for name, value in options:
             libc.mallopt(name, value)
 
@@ -65,4 +98,8 @@ def _glibc() -> Any:
         libc = ctypes.CDLL(None)
     except OSError:
         return None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+        return None
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.restype, libc.free.argtypes = None, (ctypes.c_void_p,)
+    return libc

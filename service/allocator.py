@@ -41,6 +41,8 @@ def prepare() -> None:
 
 def keep() -> None:
     """From now on keep what is freed, for whoever asks next; :func:`give_back` returns it."""
+    global _keeps
+    _keeps = True
     _set(*_KEEPING)
     libc = _glibc()
     while _closed:
@@ -49,9 +51,17 @@ def keep() -> None:
 
 def tighten() -> None:
     """From now on give large blocks back at once: what is resident is what is used."""
+    global _keeps
+    _keeps = False
     _set(*_RETURNING)
     give_back()
     _close_gaps()
+
+
+def tidy() -> None:
+    """Return what a large request freed, unless freed memory is kept: while it is returned every thread waits."""
+    if not _keeps:
+        give_back()
 
 
 def give_back() -> None:
@@ -59,6 +69,8 @@ def give_back() -> None:
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
+
+_keeps = False
 
 _closed: list[int] = []
 """Addresses of blocks that nobody writes to: gaps of the heap, whose pages are the system's."""

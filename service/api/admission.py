@@ -113,7 +113,7 @@ class Admission:
             client.close()
             task.claim.close()
             if task.claim.peak > _WORTH_TRIMMING:
-                context.lanes.later(allocator.give_back)
+                context.lanes.later(allocator.tidy)
             if task.failure is None and not client.delivered(scope):
                 task.failure = (
                     task.token.error() if task.token.cancelled else Cancelled("The client went away.")

@@ -187,7 +187,7 @@ class Headroom:
             architecture, Work(width, height), self._platform, self._itemsize, self.allowed, self.forced
         )
         if not self._device.is_cuda and self._platform.limit:
-            self._small = plan.peak + max(plan.peak, GIB) > self._platform.limit
+            self._small = 2 * plan.peak + GIB > self._platform.limit
         self.always = (plan.measures if plan.fits else self.forced) & _at_load()
         self.plan = plan
         log.info(

@@ -2,7 +2,7 @@
 
 Each network (random weights) runs on this CPU, and the allocator's own count of what it takes at most beside weights is
 held against the plan's: UNets for an image of 256 to 1024 pixels with guidance, alone and in a batch of four, plain and
-with each measure; autoencoders both ways, plain and in tiles. It takes about half an hour and 14 GB of main memory on
+with each measure; autoencoders both ways, plain and in tiles. It takes about an hour and 14 GB of main memory on
 two cores. The last line is one JSON object.
 
     python -m bench.full_size [--families sd1,sd2,sdxl] [--most 1024] [--dtype bfloat16]

@@ -18,8 +18,9 @@ import httpx
 from bench.cold_start import large_checkpoint
 from bench.memory_limit import control_group, entering, kills, plan
 from bench.process import running
+from service.plan.planner import gib
+from service.plan.platform import GIB
 
-GIB = 1024**3
 SMALL = {"prompt": "a red boat", "steps": 1, "sampler_name": "Euler", "seed": 1, "width": 512, "height": 512}
 HIRES = {
     "enable_hr": True,
@@ -73,11 +74,6 @@ def main() -> None:
         results["oom_kills"] = kills(folder)
     results["same_again"] = pictures[0] == pictures[-1]
     print(json.dumps(results))
-
-
-def gib(amount: float) -> float:
-    """Bytes as GiB, rounded for people."""
-    return round(amount / GIB, 2)
 
 
 if __name__ == "__main__":

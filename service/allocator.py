@@ -31,6 +31,12 @@ _RETURNING: Final = ((_MMAP_MAX, 65_536), (_MMAP_THRESHOLD, _MIB), (_TRIM_THRESH
 _KEEPING: Final = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 
 
+_keeps = False
+
+_closed: list[int] = []
+"""Addresses of blocks that nobody writes to: gaps of the heap, whose pages are the system's."""
+
+
 def prepare() -> None:
     """One heap for all threads that begin from now on, and large blocks outside of it until there is a plan.
 
@@ -52,10 +58,11 @@ def keep() -> None:
 def tighten() -> None:
     """From now on give large blocks back at once: what is resident is what is used."""
     global _keeps
-    _keeps = False
+    kept, _keeps = _keeps, False
     _set(*_RETURNING)
     give_back()
-    _close_gaps()
+    if kept:  # else its gaps are small blocks', which want them again
+        _close_gaps()
 
 
 def tidy() -> None:
@@ -70,12 +77,6 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
-_keeps = False
-
-_closed: list[int] = []
-"""Addresses of blocks that nobody writes to: gaps of the heap, whose pages are the system's."""
-
-
 def _close_gaps() -> None:
     """Take every gap of 1 MiB and more, so that large blocks are mapped, and go when they are freed."""
     libc = _glibc()
@@ -83,15 +84,17 @@ def _close_gaps() -> None:
         return
     size = 1024 * _MIB
     while size >= _MIB:
-        block = libc.malloc(size)  # where no gap is so large, it is mapped
-        if (
-            block
-            and not ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value & _IS_MAPPED
-        ):
+        block = libc.malloc(size)
+        if block and not _is_mapped(block):
             _closed.append(block)
-            continue
-        libc.free(block)
-        size //= 2
+        else:  # no gap is so large
+            libc.free(block)
+            size //= 2
+
+
+def _is_mapped(block: int) -> bool:
+    word = ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t))
+    return bool(word.value & _IS_MAPPED)
 
 
 def _is_chosen() -> bool:

@@ -31,8 +31,8 @@ def limit(root: Path = Path("/")) -> int:
     found = [machine(root)]
     for folder, name in control_groups(root):
         with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
-            found.append(int((folder / name).read_text()) or machine(root))
-    return min(found)
+            found.append(int((folder / name).read_text()))
+    return min(amount for amount in found if amount > 0)
 
 
 def control_groups(root: Path = Path("/")) -> list[tuple[Path, str]]:

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -269,21 +268,20 @@ class DiffusersEngine:
         return self._require().get(name)
 
     def _load(self, info: CheckpointInfo) -> Model:
-        chosen = self._device
+        chosen, headroom = self._device, self._headroom
         assert chosen is not None
+        assert headroom is not None
         path = Path(info.filename)
         load = loading.load_folder if path.is_dir() else single_file.load_file
 
         def work() -> Model:
-            headroom = self._headroom
             first = chosen
-            if headroom is not None and headroom.loads_in_main_memory:
+            if headroom.loads_in_main_memory:
                 first = replace(chosen, torch_device=torch.device("cpu"))
-            with headroom.loading() if headroom is not None else nullcontext():
+            with headroom.loading():
                 model = load(path, info, first, self.conditioning_cache, self._ahead or read_tensors)
             attention.tune(model, chosen, self._settings)
-            if headroom is not None:
-                measures.settle(model, chosen.torch_device, chosen.dtype, headroom.always, self._settings)
+            measures.settle(model, chosen.torch_device, chosen.dtype, headroom.always, self._settings)
             return model
 
         try:
